@@ -1,1 +1,3 @@
-//! Work in progress.
+//! The SDK that a shard is written with.
+
+pub mod application;

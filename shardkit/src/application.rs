@@ -1,0 +1,191 @@
+//! The application as the manifest declares it, resolved: names are positions, references are checked.
+//!
+//! Invariant: every [`ComponentId`] and [`PortId`] in an [`Application`] points at something that is there. The
+//! manifest's reader is the only one who builds it, so nobody after it needs to check again.
+
+use serde::{Deserialize, Serialize};
+use shard_runtime::id::{ComponentId, PortId};
+use std::path::PathBuf;
+
+/// The largest number of sessions that one shard may hold.
+pub const CAPACITY_MAX: u32 = 65_536;
+/// The largest number of shards of one component on a node.
+pub const SHARDS_MAX: u32 = 100_000;
+/// The largest number of components in one application.
+pub const COMPONENTS_MAX: usize = 256;
+/// The largest number of inputs, and of outputs, of one component.
+pub const PORTS_MAX: usize = 1_024;
+/// The largest message that a port may declare, in bytes.
+pub const MESSAGE_BYTES_MAX: u32 = 64 << 20;
+
+/// An application: components, who calls whom, and the compositions that sessions ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Application {
+    /// Its name, in logs and file names.
+    pub name: String,
+    /// The components, in the manifest's order. [`ComponentId`] is the position in this list.
+    pub components: Vec<Component>,
+    /// The compositions, in the manifest's order; never empty.
+    pub compositions: Vec<Composition>,
+    /// The position of the embedder in `components`, if the manifest declares one: the end that the embedding
+    /// program itself holds. It has ports, but no program and no shards.
+    pub embedder: Option<ComponentId>,
+}
+
+/// A named part of the application.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    /// Its name, unique in the application.
+    pub name: String,
+    /// The program and its arguments; `None` for the embedder.
+    pub program: Option<Program>,
+    /// How many sessions one shard may hold.
+    pub capacity: u32,
+    /// How many shards there are.
+    pub shards: Shards,
+    /// What one shard needs of its node.
+    pub needs: Needs,
+    /// How a shard waits when it has nothing to do.
+    pub wait: Wait,
+    /// How often `on_tick` runs, per second; `None` for never.
+    pub tick_hz: Option<f64>,
+    /// Where messages arrive. [`PortId`] is the position in this list.
+    pub inputs: Vec<Input>,
+    /// Where messages leave. [`PortId`] is the position in this list.
+    pub outputs: Vec<Output>,
+    /// How long a shard may take from its launch until it is ready, in milliseconds.
+    pub start_timeout_ms: u64,
+    /// How long a shard may take to end after it was asked to, in milliseconds.
+    pub stop_timeout_ms: u64,
+    /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
+    pub config_json: String,
+}
+
+/// How a shard's program is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// As the manifest writes it. With a slash: relative to the manifest's folder. Without: searched beside the
+    /// manifest, beside the running executable, then in `PATH`.
+    pub path: PathBuf,
+    /// The arguments after the program's name.
+    pub args: Vec<String>,
+    /// Environment variables on top of the inherited ones.
+    pub env: Vec<(String, String)>,
+}
+
+/// How many shards of a component there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shards {
+    /// Kept running and wired before anyone asks.
+    pub warm: u32,
+    /// Never more than this.
+    pub max: u32,
+}
+
+/// What one shard needs of its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Cores of its own; 0 means that it shares the cores that nobody owns.
+    pub cores: u32,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// GPU memory, in bytes.
+    pub gpu_memory_bytes: u64,
+    /// Bandwidth to other nodes, in bits a second.
+    pub bandwidth_bits_per_s: u64,
+}
+
+/// How a shard waits when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wait {
+    /// Polls for ever. For a shard with a core of its own.
+    Spin,
+    /// Polls for `spin_us`, then sleeps in the kernel until someone rings. The default.
+    SpinThenPark {
+        /// Microseconds of polling before it sleeps.
+        spin_us: u32,
+    },
+    /// Sleeps at once.
+    Park,
+}
+
+/// A port through which messages arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Its name, unique among the component's ports.
+    pub name: String,
+    /// The type of its messages, by name: both ends must agree.
+    pub ty: String,
+    /// The type of the replies, if it gives any.
+    pub reply: Option<String>,
+    /// The largest message it takes, in bytes.
+    pub message_bytes_max: u32,
+}
+
+/// A port through which messages leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name, unique among the component's ports.
+    pub name: String,
+    /// The type of its messages, by name.
+    pub ty: String,
+    /// The type of the replies that come back, if any.
+    pub reply: Option<String>,
+    /// The largest message that goes out, in bytes: the least of its destinations' `message_bytes_max`.
+    pub message_bytes_max: u32,
+    /// Where a message goes: to every one of these. Never empty.
+    pub to: Vec<Destination>,
+    /// The size of the ring under a link that this port uses, in bytes; the largest of a link's ports wins.
+    pub ring_bytes: u32,
+}
+
+/// An input of another component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Destination {
+    /// Whose input.
+    pub component: ComponentId,
+    /// Which input.
+    pub input: PortId,
+}
+
+/// The set of components that a kind of session needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Composition {
+    /// Its name, unique among the compositions.
+    pub name: String,
+    /// Its components without the embedder: the entries and everything they call. Callers come before those
+    /// whom they call where the calls have no cycle. Never empty.
+    pub components: Vec<ComponentId>,
+}
+
+impl Application {
+    /// The component at `id`.
+    ///
+    /// # Panics
+    /// If `id` is not one of this application's: ids come from the application itself.
+    pub fn component(&self, id: ComponentId) -> &Component {
+        &self.components[usize::from(id.0)]
+    }
+
+    /// The component of this name.
+    pub fn find(&self, name: &str) -> Option<ComponentId> {
+        self.components.iter().position(|c| c.name == name).map(|at| ComponentId(at as u16))
+    }
+
+    /// The components that `id` calls, each once, in the order of its outputs.
+    pub fn calls(&self, id: ComponentId) -> Vec<ComponentId> {
+        let mut calls = Vec::new();
+        for to in self.component(id).outputs.iter().flat_map(|o| &o.to) {
+            if !calls.contains(&to.component) {
+                calls.push(to.component);
+            }
+        }
+        calls
+    }
+
+    /// The pairs (caller, called), each once. A pair gets a link each way.
+    pub fn call_pairs(&self) -> Vec<(ComponentId, ComponentId)> {
+        let ids = (0..self.components.len()).map(|at| ComponentId(at as u16));
+        ids.flat_map(|from| self.calls(from).into_iter().map(move |to| (from, to))).collect()
+    }
+}
