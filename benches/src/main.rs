@@ -1,2 +1,124 @@
-//! Work in progress.
-fn main() {}
+//! The program `shard-bench`: the command line of the measurements.
+
+use clap::{Args, Parser, Subcommand};
+use shard_bench::case::{Pattern, SIZES};
+use shard_bench::cores::{self, Cores};
+use shard_bench::error::{Error, Result};
+use shard_bench::plan::{self, Selection};
+use shard_bench::run::Runner;
+use shard_bench::{far, machine, peers, report};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// How long everything may take, in seconds, and how many rounds that is divided into.
+const FULL: (u64, usize) = (220, 25);
+const QUICK: (u64, usize) = (43, 9);
+/// How many reads of the clock its cost is taken from.
+const TIMER_READS: u32 = 10_000;
+
+/// Measures the runtime against its limits and its peers.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Between two cores of this machine
+    Local(Local),
+    /// The other end of a measurement
+    #[command(name = far::SUBCOMMAND, hide = true)]
+    FarEnd { core: usize },
+}
+
+#[derive(Args)]
+struct Local {
+    /// One JSON object a line instead of tables; the header goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// End within 50 s instead of 4 min
+    #[arg(long)]
+    quick: bool,
+    /// Only these, and the limit
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// Only these
+    #[arg(long, value_delimiter = ',')]
+    patterns: Vec<Pattern>,
+    /// Only these payload sizes, in bytes, of rtt and stream
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// Take this long, in seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Local(options) => local(options),
+        Command::FarEnd { core } => far::process_main(core),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shard-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn local(options: Local) -> Result<()> {
+    let (seconds, rounds) = if options.quick { QUICK } else { FULL };
+    let deadline = Instant::now() + Duration::from_secs(options.seconds.unwrap_or(seconds));
+    let peers = peers::all();
+    let known: Vec<_> = peers.iter().map(|peer| peer.name().to_owned()).collect();
+    check("peer", &options.peers, &known)?;
+    check("size", &options.sizes, &SIZES)?;
+    let cores = Cores::choose()?;
+    cores::pin(cores.near)?;
+    let clock = quanta::Clock::new();
+    let header = machine::describe(cores, timer_ns(&clock), rounds);
+    if options.json { eprintln!("{header}") } else { println!("{header}") }
+
+    let selection = Selection { peers: options.peers, patterns: options.patterns, sizes: options.sizes };
+    let groups = plan::groups(&peers, &selection);
+    let mut pairs_left = groups.iter().map(Vec::len).sum();
+    let mut runner = Runner::new(cores, rounds, deadline, clock);
+    for group in &groups {
+        let outcome = runner.group(group, pairs_left);
+        pairs_left -= group.len();
+        if options.json {
+            outcome.rows.iter().for_each(|row| println!("{}", report::json(row)));
+        } else {
+            print!("{}", report::table(&outcome.rows));
+        }
+        outcome.missing.iter().for_each(|missing| eprintln!("{}", report::missing(missing)));
+    }
+    if !options.json {
+        println!();
+        peers.iter().for_each(|peer| println!("{:<20}{}", peer.name(), peer.about()));
+    }
+    Ok(())
+}
+
+/// Refuses what is not in the list, and says what is.
+fn check<T: PartialEq + std::fmt::Display>(what: &str, wanted: &[T], known: &[T]) -> Result<()> {
+    match wanted.iter().find(|wanted| !known.contains(wanted)) {
+        None => Ok(()),
+        Some(unknown) => {
+            let known: Vec<_> = known.iter().map(T::to_string).collect();
+            Err(Error::Usage(format!("no {what} {unknown}; there are {}", known.join(", "))))
+        }
+    }
+}
+
+/// What reading the clock costs.
+fn timer_ns(clock: &quanta::Clock) -> f64 {
+    let start = Instant::now();
+    for _ in 0..TIMER_READS {
+        std::hint::black_box(clock.raw());
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(TIMER_READS)
+}

@@ -1,0 +1,74 @@
+//! Where and when a figure was taken: the first line of every report.
+
+use crate::cores::{Cores, isolated};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The header's lines.
+pub fn describe(cores: Cores, timer_ns: f64, rounds: usize) -> String {
+    let uname = rustix::system::uname();
+    let alone = [cores.near, cores.far].iter().all(|core| isolated().contains(core));
+    let places = match (cores.is_one(), alone) {
+        (true, _) => format!("core {} only", cores.near),
+        (_, true) => format!("cores {} and {}, isolated", cores.near, cores.far),
+        (_, false) => format!("cores {} and {}, not isolated", cores.near, cores.far),
+    };
+    format!(
+        "shard-bench {version}, {date}; Linux {kernel}, {cpu}; {places}\n\
+         median of {rounds} interleaved rounds; the timer costs {timer_ns:.1} ns a sample, which is not subtracted",
+        version = version(),
+        date = today(),
+        kernel = uname.release().to_string_lossy(),
+        cpu = cpu_model(),
+    )
+}
+
+fn cpu_model() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())
+}
+
+/// As `git describe` names the tree, if this runs in one.
+fn version() -> String {
+    let git = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--tags"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::null())
+        .output();
+    let named = git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok());
+    named.map_or_else(|| env!("CARGO_PKG_VERSION").to_owned(), |name| name.trim().to_owned())
+}
+
+fn today() -> String {
+    let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    let (year, month, day) = civil(days as i64);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+/// The date so many days after 1970-01-01. Years begin in March here, so that a leap day is the last day of a year.
+fn civil(days: i64) -> (i64, i64, i64) {
+    const DAYS_IN_400_YEARS: i64 = 146_097;
+    const DAYS_FROM_YEAR_0_TO_1970: i64 = 719_468;
+    let days = days + DAYS_FROM_YEAR_0_TO_1970;
+    let (era, day_of_era) = (days.div_euclid(DAYS_IN_400_YEARS), days.rem_euclid(DAYS_IN_400_YEARS));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::civil;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_454), (2026, 1, 1));
+    }
+}

@@ -1,0 +1,453 @@
+//! Composing: which shards a request gets.
+//!
+//! 1. The best cell with room, straight from the tree. If it would take an idle shard, an open one that has room
+//!    and is wired to the rest of the set takes its place.
+//! 2. No cell has room: any set that is wired and has room. It becomes a cell.
+//! 3. No such set: one is wired from shards that have room, open ones first. The request waits for the wires.
+//! 4. A component has no shard with room: the request waits in its queue, and a shard is launched if there may be
+//!    one more.
+//!
+//! A *mispack* is a claim that takes an idle shard while another shard of the same component is open, has room and
+//! is wired to all partners that the idle one has in the set. There is none: step 1 and 2 end only when no such
+//! shard is left, and step 3 takes an idle shard only of a component that has no open one with room to wire.
+
+use super::cells::CellRef;
+use super::event::{CompositionId, Effect, RequestId};
+use super::list::{List, NONE};
+use super::refusal::Refusal;
+use super::requests::Ask;
+use super::shards::{Class, NodeRef};
+use super::shape::Neighbour;
+use super::wires::Waiter;
+use super::{Core, SEARCH_STEPS_MAX};
+
+/// Why no session could be claimed at once.
+enum Miss {
+    /// This component has no shard with room.
+    NoRoom(u16),
+    /// There are shards, but their wires are not up, or cannot be made.
+    NotWired,
+}
+
+impl Core {
+    pub(super) fn session_requested(
+        &mut self,
+        now_ns: u64,
+        request: RequestId,
+        composition: CompositionId,
+        deadline_ns: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ask = Ask { request, composition: composition.0, arrived_ns: now_ns, deadline_ns };
+        if let Err(reason) = self.admit(ask, effects) {
+            effects.push(Effect::RequestFailed { request, reason });
+        }
+    }
+
+    fn admit(&mut self, ask: Ask, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let at = usize::from(ask.composition);
+        if self.is_ending() {
+            return Err(Refusal::ShuttingDown);
+        }
+        if at >= self.shape.compositions.len() {
+            return Err(Refusal::UnknownComposition(ask.composition));
+        }
+        if self.sessions.is_full() {
+            return Err(Refusal::TooManySessions);
+        }
+        let first_in_line = self.requests.queues[at].is_empty();
+        if first_in_line && self.find_set(ask.composition) {
+            self.claim_set(ask.arrived_ns, ask, effects);
+            return Ok(());
+        }
+        if ask.deadline_ns <= ask.arrived_ns {
+            if first_in_line && self.missing_component(ask.composition).is_none() {
+                self.wire_for_next_time(ask.composition, effects);
+            }
+            return Err(self.why_not(ask.composition));
+        }
+        if self.requests.is_full() {
+            return Err(Refusal::TooManyWaiting);
+        }
+        self.requests.add(ask);
+        Ok(())
+    }
+
+    /// Serves the requests that wait, in order of arrival. One that cannot be served holds up those for the same
+    /// composition and nobody else.
+    pub(super) fn serve_waiting(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
+        let mut stuck = std::mem::take(&mut self.stuck);
+        stuck.clear();
+        stuck.resize(self.shape.compositions.len(), false);
+        while self.requests.queued > 0 && !self.sessions.is_full() {
+            let heads = (0..stuck.len()).filter(|&c| !stuck[c]).filter_map(|c| Some((self.requests.head(c)?, c)));
+            let Some(((_, request), composition)) = heads.min() else { break };
+            stuck[composition] = self.serve(now_ns, request, effects).is_err();
+        }
+        self.stuck = stuck;
+    }
+
+    /// Refuses the requests whose deadline has come.
+    pub(super) fn request_timeouts(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
+        while let Some(&(deadline_ns, at)) = self.requests.deadlines.first() {
+            if deadline_ns > now_ns {
+                break;
+            }
+            let Ask { request, composition, .. } = self.requests.table[at as usize].ask;
+            let reason = self.why_not(composition);
+            effects.push(Effect::RequestFailed { request, reason });
+            let session = self.requests.table[at as usize].session;
+            self.requests.remove(at);
+            if let Some(session) = session {
+                self.forget(now_ns, session, effects);
+            }
+        }
+    }
+
+    /// Forms all the cells of a composition that its shards have places for.
+    pub(super) fn form_cells(&mut self, composition: u16, effects: &mut Vec<Effect>) {
+        loop {
+            let mut set = std::mem::take(&mut self.set);
+            set.clear();
+            set.extend(self.spare[usize::from(composition)].iter().map_while(|s| s.first()).map(|&(_, s)| s));
+            let complete = set.len() == self.shape.compositions[usize::from(composition)].levels.len();
+            let formed = complete && self.form_cell(composition, &set, effects);
+            self.set = set;
+            if !formed {
+                return;
+            }
+        }
+    }
+
+    /// Takes a cell out of the tree. Its wires stay.
+    pub(super) fn remove_cell(&mut self, composition: u16, leaf: u32) {
+        let cells = &mut self.cells[usize::from(composition)];
+        let mut set = std::mem::take(&mut self.scratch);
+        set.clear();
+        set.extend(cells.shards_above(leaf));
+        set.iter().for_each(|&shard| self.hide_spare(composition, shard));
+        let cells = &mut self.cells[usize::from(composition)];
+        cells.remove_cell(leaf, |node, shard| {
+            self.shards.get_mut(shard).nodes.retain(|n| n.composition != composition || n.node != node);
+        });
+        set.iter().for_each(|&shard| self.show_spare(composition, shard));
+        self.scratch = set;
+    }
+
+    /// Takes out every cell that a shard is in.
+    pub(super) fn dissolve_cells(&mut self, shard: u32) {
+        while let Some(&NodeRef { composition, node }) = self.shards.get(shard).nodes.last() {
+            let mut leaves = Vec::new();
+            self.cells[usize::from(composition)].leaves_below(node, &mut leaves);
+            leaves.into_iter().for_each(|leaf| self.remove_cell(composition, leaf));
+        }
+    }
+
+    /// Tells the trees what a shard has become.
+    pub(super) fn show_class(&mut self, shard: u32, class: Option<Class>) {
+        let Some(class) = class else { return };
+        for n in &self.shards.get(shard).nodes {
+            self.cells[usize::from(n.composition)].set_class(n.node, class);
+        }
+    }
+
+    /// Lists a shard among those that have places for cells of a composition.
+    pub(super) fn show_spare(&mut self, composition: u16, shard: u32) {
+        if let Some((level, free)) = self.free_places(composition, shard) {
+            self.spare[usize::from(composition)][level].insert((free, shard));
+        }
+    }
+
+    pub(super) fn hide_spare(&mut self, composition: u16, shard: u32) {
+        if let Some((level, free)) = self.free_places(composition, shard) {
+            self.spare[usize::from(composition)][level].remove(&(free, shard));
+        }
+    }
+
+    /// How many cells more of a composition a shard has places for; `None` for none.
+    pub(super) fn free_places(&self, composition: u16, at: u32) -> Option<(usize, u32)> {
+        let shard = self.shards.get(at);
+        let component = &self.shape.components[usize::from(shard.component)];
+        let &(_, level) = component.compositions.iter().find(|(c, _)| *c == composition)?;
+        let places = self.shape.compositions[usize::from(composition)].levels[usize::from(level)].places;
+        let nodes = shard.nodes.iter().filter(|n| n.composition == composition);
+        let taken: u32 = nodes.map(|n| self.cells[usize::from(composition)].cells_below(n.node)).sum();
+        (shard.takes_sessions() && taken < places).then(|| (usize::from(level), places - taken))
+    }
+
+    /// The first component of a composition that has no shard with room.
+    pub(super) fn missing_component(&self, composition: u16) -> Option<u16> {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        levels.iter().map(|l| l.component).find(|&c| !self.shards.stock(c).has_room())
+    }
+
+    fn why_not(&self, composition: u16) -> Refusal {
+        let Some(component) = self.missing_component(composition) else {
+            return Refusal::NotWired { composition: self.shape.compositions[usize::from(composition)].name.clone() };
+        };
+        let (shape, stock) = (&self.shape.components[usize::from(component)], self.shards.stock(component));
+        Refusal::NoRoom {
+            component: shape.name.clone(),
+            running: stock.live(),
+            max: shape.max,
+            failing: stock.last_failure.filter(|_| stock.failures > 0),
+        }
+    }
+
+    /// Claims shards for a request that waits, or has them wired for it.
+    fn serve(&mut self, now_ns: u64, request: u32, effects: &mut Vec<Effect>) -> Result<(), Miss> {
+        let ask = self.requests.table[request as usize].ask;
+        if self.find_set(ask.composition) {
+            self.requests.remove(request);
+            self.claim_set(now_ns, ask, effects);
+            return Ok(());
+        }
+        if let Some(component) = self.missing_component(ask.composition) {
+            return Err(Miss::NoRoom(component));
+        }
+        if !self.choose_set(ask.composition) {
+            return Err(Miss::NotWired);
+        }
+        let set = std::mem::take(&mut self.set);
+        let wired = self.wire_set(ask.composition, &set, effects);
+        if wired {
+            let session = self.claim(now_ns, ask, &set);
+            self.wait_for_wires(session, request, &set);
+        }
+        self.set = set;
+        if wired { Ok(()) } else { Err(Miss::NotWired) }
+    }
+
+    /// Opens a session on `self.set`.
+    fn claim_set(&mut self, now_ns: u64, ask: Ask, effects: &mut Vec<Effect>) {
+        let set = std::mem::take(&mut self.set);
+        let session = self.claim(now_ns, ask, &set);
+        self.set = set;
+        self.open(now_ns, session, effects);
+    }
+
+    /// Leaves in `self.set` the shards to take: wired, with room, and no mispack. False if there are none.
+    fn find_set(&mut self, composition: u16) -> bool {
+        let mut set = std::mem::take(&mut self.set);
+        let picked = self.cells[usize::from(composition)].pick(&mut set);
+        let found = picked.is_some()
+            || self.missing_component(composition).is_none() && self.search_set(composition, &mut set);
+        // A set without an idle shard cannot be improved.
+        let improved = found && picked != Some(0) && self.improve(composition, &mut set);
+        if improved || found && picked.is_none() {
+            self.add_cell(composition, &set, 0);
+        }
+        self.set = set;
+        found
+    }
+
+    /// Replaces idle shards by open ones that have room and are wired to the rest, until there are none.
+    fn improve(&self, composition: u16, set: &mut [u32]) -> bool {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        let mut improved = false;
+        let mut level = 0;
+        while level < levels.len() {
+            let idle = self.shards.get(set[level]).class == Class::Idle;
+            match self.open_shard_instead(composition, level, set).filter(|_| idle) {
+                Some(shard) => {
+                    set[level] = shard;
+                    improved = true;
+                    // Others may fit now that did not fit the idle one.
+                    level = 0;
+                }
+                None => level += 1,
+            }
+        }
+        improved
+    }
+
+    /// An open shard with room for `level` that is wired to its partners in the set.
+    fn open_shard_instead(&self, composition: u16, level: usize, set: &[u32]) -> Option<u32> {
+        let level = &self.shape.compositions[usize::from(composition)].levels[level];
+        let open = &self.shards.stock(level.component).open;
+        if open.is_empty() {
+            return None;
+        }
+        let partners = || level.neighbours.iter().map(|n| set[usize::from(n.level)]);
+        let fits = |&shard: &u32| partners().all(|p| self.is_wired(shard, p));
+        // Whoever has the fewest candidates names them: the component, or one of the partners.
+        match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
+            Some(p) if self.shards.get(p).wire_count() < open.len() as usize => {
+                let is_open = |&s: &u32| {
+                    s != NONE
+                        && self.shards.get(s).component == level.component
+                        && self.shards.get(s).class == Class::Open
+                };
+                self.shards.get(p).wires().map(|l| l.peer).filter(is_open).find(fits)
+            }
+            _ => open.iter(&self.shards.table).find(fits),
+        }
+    }
+
+    /// Looks for a set that is wired and has room, beyond the cells that are known.
+    fn search_set(&self, composition: u16, set: &mut Vec<u32>) -> bool {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        set.clear();
+        set.resize(levels.len(), NONE);
+        let mut steps = SEARCH_STEPS_MAX;
+        self.search_level(composition, set, &mut steps)
+    }
+
+    fn search_level(&self, composition: u16, set: &mut [u32], steps: &mut u32) -> bool {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        // The component with the fewest candidates goes first: it prunes most.
+        let open_levels = (0..levels.len()).filter(|&l| set[l] == NONE);
+        let Some(level) = open_levels.min_by_key(|&l| self.candidates(&levels[l].neighbours, levels[l].component, set))
+        else {
+            return true;
+        };
+        let component = levels[level].component;
+        let partners = || levels[level].neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
+        let fits = |shard: u32| {
+            let s = self.shards.get(shard);
+            s.component == component && s.class.has_room() && partners().all(|p| self.is_wired(shard, p))
+        };
+        let mut try_shard = |shard: u32| {
+            *steps = steps.saturating_sub(1);
+            if *steps == 0 || !fits(shard) {
+                return false;
+            }
+            set[level] = shard;
+            self.search_level(composition, set, steps) || {
+                set[level] = NONE;
+                false
+            }
+        };
+        match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
+            Some(p) => self.shards.get(p).wires().map(|l| l.peer).filter(|&s| s != NONE).any(&mut try_shard),
+            None => {
+                let stock = self.shards.stock(component);
+                let table = &self.shards.table;
+                stock.open.iter(table).any(&mut try_shard) || stock.idle.iter(table).any(&mut try_shard)
+            }
+        }
+    }
+
+    /// How many shards there are to try for a component, with some of its partners chosen.
+    fn candidates(&self, neighbours: &[Neighbour], component: u16, set: &[u32]) -> usize {
+        let chosen = neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
+        let least = chosen.map(|p| self.shards.get(p).wire_count()).min();
+        let stock = self.shards.stock(component);
+        least.unwrap_or((stock.open.len() + stock.idle.len()) as usize)
+    }
+
+    /// Chooses shards with room, wired or not: open ones first, then those that need the fewest new wires.
+    fn choose_set(&mut self, composition: u16) -> bool {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        let mut set = std::mem::take(&mut self.set);
+        set.clear();
+        set.resize(levels.len(), NONE);
+        for (at, level) in levels.iter().enumerate() {
+            let stock = self.shards.stock(level.component);
+            let choice = self.least_to_wire(&stock.open, &level.neighbours, &set);
+            let choice = choice.or_else(|| self.least_to_wire(&stock.idle, &level.neighbours, &set));
+            set[at] = choice.unwrap_or(NONE);
+        }
+        let complete = !set.contains(&NONE);
+        self.set = set;
+        complete
+    }
+
+    /// The shard of a list that needs the fewest new wires to those already in the set; the fullest of these.
+    fn least_to_wire(&self, list: &List, neighbours: &[Neighbour], set: &[u32]) -> Option<u32> {
+        let partners = || neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
+        let missing = |shard: u32| partners().filter(|&p| self.link_between(shard, p).is_none()).count();
+        list.iter(&self.shards.table).min_by_key(|&s| (missing(s), self.shards.get(s).room()))
+    }
+
+    /// Makes the wires that a set lacks, and a cell of it. False if a shard has no link left.
+    fn wire_set(&mut self, composition: u16, set: &[u32], effects: &mut Vec<Effect>) -> bool {
+        for at in 0..set.len() {
+            for n in 0..self.shape.compositions[usize::from(composition)].levels[at].neighbours.len() {
+                let Neighbour { level, calls } =
+                    self.shape.compositions[usize::from(composition)].levels[at].neighbours[n];
+                let (caller, callee) = (set[at], set[usize::from(level)]);
+                let missing = calls && self.link_between(caller, callee).is_none();
+                if missing && self.connect(caller, callee, set, effects).is_none() {
+                    return false;
+                }
+            }
+        }
+        let missing = self.wires_missing(composition, set).count() as u32;
+        if let Some(cell) = self.add_cell(composition, set, missing) {
+            let wires: Vec<u32> = self.wires_missing(composition, set).collect();
+            for wire in wires {
+                self.wires.table[wire as usize].waiters.push(Waiter::Cell(composition, cell));
+            }
+        }
+        true
+    }
+
+    /// The wires between the shards of a set that are not up yet.
+    fn wires_missing(&self, composition: u16, set: &[u32]) -> impl Iterator<Item = u32> {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        let calls = levels.iter().zip(set).flat_map(|(l, &s)| l.neighbours.iter().map(move |n| (s, n)));
+        let pairs = calls.filter(|(_, n)| n.calls).map(|(s, n)| (s, set[usize::from(n.level)]));
+        pairs.filter_map(|(a, b)| self.link_between(a, b)).filter(|(_, l)| !l.up).map(|(_, l)| l.wire)
+    }
+
+    /// Lets a session, and the request that it is for, wait for the wires between its shards.
+    fn wait_for_wires(&mut self, session: u32, request: u32, set: &[u32]) {
+        let record = &self.sessions.table[session as usize];
+        let id = shard_runtime::id::SessionId::new(session, record.generation);
+        let wires: Vec<u32> = self.wires_missing(record.composition, set).collect();
+        assert!(!wires.is_empty(), "a set that is wired is found by the search");
+        for &wire in &wires {
+            self.wires.table[wire as usize].waiters.push(Waiter::Session(id));
+        }
+        let record = &mut self.sessions.table[session as usize];
+        record.pending = wires.len() as u16;
+        record.waiting = request;
+        self.requests.leave_queue(request, session);
+    }
+
+    /// Nobody waits, but the next request is to find a cell.
+    fn wire_for_next_time(&mut self, composition: u16, effects: &mut Vec<Effect>) {
+        if self.choose_set(composition) {
+            let set = std::mem::take(&mut self.set);
+            self.wire_set(composition, &set, effects);
+            self.set = set;
+        }
+    }
+
+    /// Makes a cell ahead of time. It never takes a wire away from another.
+    fn form_cell(&mut self, composition: u16, set: &[u32], effects: &mut Vec<Effect>) -> bool {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        let has_links = set.iter().zip(levels).all(|(&shard, level)| {
+            let partners = level.neighbours.iter().map(|n| set[usize::from(n.level)]);
+            let missing = partners.filter(|&p| self.link_between(shard, p).is_none()).count();
+            self.shards.get(shard).wire_count() + missing <= super::LINKS_MAX
+        });
+        has_links && self.wire_set(composition, set, effects)
+    }
+
+    /// Adds a cell to the tree, unless it is there.
+    fn add_cell(&mut self, composition: u16, set: &[u32], missing: u32) -> Option<CellRef> {
+        set.iter().for_each(|&shard| self.hide_spare(composition, shard));
+        let cells = &mut self.cells[usize::from(composition)];
+        let mut parent = None;
+        let mut new = false;
+        for &at in set {
+            let shard = self.shards.get_mut(at);
+            let known = shard.nodes.iter().find(|n| n.composition == composition && cells.is_child(n.node, parent));
+            let node = match known {
+                Some(n) => n.node,
+                None => {
+                    let node = cells.add_node(parent, at, shard.class);
+                    shard.nodes.push(NodeRef { composition, node });
+                    new = true;
+                    node
+                }
+            };
+            parent = Some(node);
+        }
+        let cell = new.then(|| cells.add_cell(parent.expect("a composition has a component"), missing));
+        set.iter().for_each(|&shard| self.show_spare(composition, shard));
+        cell
+    }
+}

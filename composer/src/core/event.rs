@@ -1,0 +1,289 @@
+//! What the core is told, what it wants done, and the names that both use.
+//!
+//! The shell turns what happens in the world into [`Event`]s, and carries out every [`Effect`] in the order in
+//! which it was returned. That order is part of the contract: an `Unwire` comes before a `Wire` that takes its
+//! place in a table of links.
+
+use super::refusal::{Loss, Refusal};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
+use std::fmt;
+
+/// A request for a session. Chosen by whoever asks; the core only hands it back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A composition: its position in the application's list of compositions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CompositionId(pub u16);
+
+/// The wire between two ends: a link each way. Never reused within one composer's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WireId(pub(super) u64);
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {}", self.0)
+    }
+}
+
+impl fmt::Debug for CompositionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "composition {}", self.0)
+    }
+}
+
+impl fmt::Debug for WireId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wire {}.{}", self.0 as u32, self.0 >> 32)
+    }
+}
+
+/// One end of a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// The program that embeds the composer.
+    Embedder,
+    /// A shard.
+    Shard(ShardId),
+}
+
+/// One end of a wire, with its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireEnd {
+    /// Who.
+    pub end: End,
+    /// Which component it is an instance of.
+    pub component: ComponentId,
+    /// Its slot in this end's table of links, for both directions.
+    pub link: LinkId,
+}
+
+/// One partner of a shard within a session, as [`Core::routes`](super::Core::routes) gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The component that the partner is an instance of.
+    pub component: ComponentId,
+    /// The partner.
+    pub end: End,
+    /// The slot in the shard's own table of links that leads there.
+    pub link: LinkId,
+}
+
+/// How a shard ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this exit code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+    /// Its program could not be started, for the reason that this `errno` names.
+    NotStarted(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Exit::NotStarted(errno) => {
+                write!(f, "could not be started: {}", std::io::Error::from_raw_os_error(errno))
+            }
+        }
+    }
+}
+
+/// Why the core wants a shard killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillReason {
+    /// Not ready within its component's `start_timeout_ms`.
+    StartTimeout,
+    /// Did not end within its component's `stop_timeout_ms` after it was asked to.
+    StopTimeout,
+    /// Did not acknowledge the opening of a session within [`OPEN_TIMEOUT_MS`](super::OPEN_TIMEOUT_MS).
+    OpenTimeout,
+    /// Did not acknowledge the closing of a session within [`CLOSE_TIMEOUT_MS`](super::CLOSE_TIMEOUT_MS).
+    CloseTimeout,
+    /// Its heartbeat stopped.
+    Hung,
+    /// It could not be wired to the embedder.
+    NoEmbedder,
+}
+
+impl fmt::Display for KillReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KillReason::StartTimeout => "was not ready within its start_timeout_ms",
+            KillReason::StopTimeout => "did not end within its stop_timeout_ms",
+            KillReason::OpenTimeout => "did not answer when a session was opened",
+            KillReason::CloseTimeout => "did not answer when a session was closed",
+            KillReason::Hung => "showed no heartbeat",
+            KillReason::NoEmbedder => "could not be wired to the embedder",
+        })
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The first event: the warm shards are to be launched.
+    Start,
+    /// Someone wants a session. Answered by exactly one [`Effect::SessionReady`] or [`Effect::RequestFailed`].
+    SessionRequested {
+        /// The caller's name for this request.
+        request: RequestId,
+        /// What is to be composed.
+        composition: CompositionId,
+        /// How long the request may wait for shards. Not after now: it is served at once or refused at once.
+        deadline_ns: u64,
+    },
+    /// The user is done with a session that is ready. Any other id is ignored.
+    SessionEnded {
+        /// Which session.
+        session: SessionId,
+    },
+    /// A shard's process exists.
+    Launched {
+        /// Which shard.
+        shard: ShardId,
+        /// Its process id, for people to read.
+        pid: u32,
+    },
+    /// A shard has started up and can be wired.
+    ShardReady {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// A shard is gone: reaped, or never started.
+    ShardExited {
+        /// Which shard.
+        shard: ShardId,
+        /// How it ended.
+        how: Exit,
+    },
+    /// A shard's heartbeat has stopped.
+    ShardHung {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Both ends of a wire have it.
+    Wired {
+        /// Which wire.
+        wire: WireId,
+    },
+    /// A wire could not be made; neither end has it.
+    WireFailed {
+        /// Which wire.
+        wire: WireId,
+    },
+    /// A shard took the session in.
+    Opened {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// A shard did not take the session in, and holds nothing of it.
+    OpenRefused {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// A shard holds nothing of the session any more.
+    Closed {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Time has passed: [`Core::next_deadline`](super::Core::next_deadline) has come.
+    Tick,
+    /// Everything is to end. Answered by [`Effect::Finished`].
+    ShutDown,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Launch a shard. Answered by `Launched` and `ShardReady`, or by `ShardExited`.
+    Launch {
+        /// The new shard.
+        shard: ShardId,
+        /// Of which component.
+        component: ComponentId,
+    },
+    /// Make a link each way between two ends. Answered by `Wired` or `WireFailed`.
+    Wire {
+        /// The new wire.
+        wire: WireId,
+        /// The end that calls. Where both call each other: the component that the manifest names first.
+        caller: WireEnd,
+        /// The end that is called.
+        callee: WireEnd,
+    },
+    /// Take a wire out of the table of links of an end that lives on. Has no answer. It may come for a wire that
+    /// has not been answered yet; the answer is ignored then.
+    Unwire {
+        /// Which wire.
+        wire: WireId,
+        /// The end that has to let go.
+        at: WireEnd,
+    },
+    /// Open a session on a shard, with the partners that [`Core::routes`](super::Core::routes) gives. Answered by
+    /// `Opened` or `OpenRefused`.
+    Open {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Close a session on a shard. Answered by `Closed`, or by the shard's end.
+    Close {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Ask a shard to end. Answered by `ShardExited`.
+    Stop {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Kill a shard. Answered by `ShardExited` once it has been reaped.
+    Kill {
+        /// Which shard.
+        shard: ShardId,
+        /// Why.
+        reason: KillReason,
+    },
+    /// Every shard of the session has acknowledged: messages may flow.
+    SessionReady {
+        /// The request that this answers.
+        request: RequestId,
+        /// The session.
+        session: SessionId,
+        /// How many of its shards were launched after the request came; 0 is a warm start.
+        launched: u16,
+    },
+    /// A request has come to nothing.
+    RequestFailed {
+        /// The request that this answers.
+        request: RequestId,
+        /// Why, and what to do about it.
+        reason: Refusal,
+    },
+    /// A session that was ready has ended without its user.
+    SessionLost {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        reason: Loss,
+    },
+    /// Every shard has let go of the session, and its id will not come again.
+    SessionClosed {
+        /// Which session.
+        session: SessionId,
+    },
+    /// The last shard has ended after a `ShutDown`.
+    Finished,
+}

@@ -1,0 +1,106 @@
+//! Why a request failed or a session was lost: what, why, and the cure.
+
+use super::event::{Exit, KillReason};
+use super::{SESSIONS_MAX, WAITING_MAX};
+use shard_runtime::id::ShardId;
+use std::fmt;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The name of a component or a composition, shared so that an error can carry it without a copy.
+pub type Name = Arc<str>;
+
+/// Why a request for a session failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The application has no composition of this number.
+    #[error("there is no composition {0}; ask for one that the manifest declares")]
+    UnknownComposition(u16),
+    /// No shard of a component had room before the deadline.
+    #[error(
+        "no shard of {component} had room before the deadline: {running} of at most {max} run{}; \
+         wait longer, end a session, or raise its `shards.max` or `capacity`", Failing(.failing)
+    )]
+    NoRoom {
+        /// The component that was missing.
+        component: Name,
+        /// How many of its shards there are.
+        running: u32,
+        /// How many there may be.
+        max: u32,
+        /// How its last shard that never became ready ended, if it fails to start.
+        failing: Option<Exit>,
+    },
+    /// The shards were there, but not wired to each other before the deadline.
+    #[error("the shards of {composition} were not wired to each other before the deadline; ask again")]
+    NotWired {
+        /// The composition that was asked for.
+        composition: Name,
+    },
+    /// Wiring failed again and again.
+    #[error("the shards of {composition} could not be wired to each other; the log names the links")]
+    WiringFailed {
+        /// The composition that was asked for.
+        composition: Name,
+    },
+    /// Too many requests wait.
+    #[error("{WAITING_MAX} requests wait already; ask again later, or raise `shards.max`")]
+    TooManyWaiting,
+    /// Too many sessions are open.
+    #[error("{SESSIONS_MAX} sessions are open, the most that one composer holds; end some")]
+    TooManySessions,
+    /// A shard did not take the session in.
+    #[error("shard {shard} of {component} refused the session; its log says why")]
+    Refused {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which component.
+        component: Name,
+    },
+    /// A shard was lost while the session was being opened.
+    #[error("the session was lost while it opened: {0}")]
+    Lost(Loss),
+    /// The composer is shutting down.
+    #[error("the composer is shutting down; ask the one that comes after it")]
+    ShuttingDown,
+}
+
+/// Why a session ended without its user.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Loss {
+    /// One of its shards ended.
+    #[error("shard {shard} of {component} {how}; ask for a new session")]
+    ShardExited {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which component.
+        component: Name,
+        /// How it ended.
+        how: Exit,
+    },
+    /// One of its shards had to be killed.
+    #[error("shard {shard} of {component} {reason} and was killed; ask for a new session")]
+    ShardKilled {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which component.
+        component: Name,
+        /// Why it was killed.
+        reason: KillReason,
+    },
+    /// The composer is shutting down.
+    #[error("the composer is shutting down")]
+    ShuttingDown,
+}
+
+/// The part of a sentence that says how a component fails to start.
+struct Failing<'a>(&'a Option<Exit>);
+
+impl fmt::Display for Failing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(exit) => write!(f, ", and the last one {exit} before it was ready"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The table of shards, and what each component has of them.
+//!
+//! Invariants: a shard that takes sessions is in its component's list of idle shards when it holds none, in the
+//! list of open ones when it has room, in neither when it is full. `room` counts the free places of them all.
+
+use super::list::{Linked, Links, List, NONE};
+use super::shape::Shape;
+use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::{Exit, KillReason};
+
+/// What a shard means to the next session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It takes sessions and holds none.
+    Idle,
+    /// It holds sessions and has room.
+    Open,
+    /// It has no room.
+    Full,
+    /// It takes no sessions yet: it starts.
+    Starting,
+    /// It takes no sessions any more: it ends.
+    Ending,
+}
+
+impl Class {
+    pub(super) fn has_room(self) -> bool {
+        matches!(self, Class::Idle | Class::Open)
+    }
+}
+
+/// Where a shard is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardState {
+    /// Its process starts up, or is being wired to the embedder.
+    Launching,
+    /// It takes sessions.
+    Ready,
+    /// It takes no more sessions; it was asked to end, or killed.
+    Draining,
+}
+
+/// A wire as one of its ends sees it. Its position in the end's list is its [`LinkId`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// The wire's place in the table of wires; `NONE` for a slot that is free.
+    pub(super) wire: u32,
+    /// The shard at the other end; `NONE` for the embedder.
+    pub(super) peer: u32,
+    pub(super) up: bool,
+}
+
+/// A place of a shard in a tree of cells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NodeRef {
+    pub(super) composition: u16,
+    pub(super) node: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) component: u16,
+    pub(super) class: Class,
+    pub(super) in_use: bool,
+    pub(super) capacity: u32,
+    pub(super) launched_ns: u64,
+    /// When it came into its state.
+    pub(super) since_ns: u64,
+    /// When it last became idle.
+    pub(super) idle_ns: u64,
+    /// The members (see `sessions`) that hold it.
+    pub(super) holders: Vec<u32>,
+    pub(super) nodes: Vec<NodeRef>,
+    pub(super) wires: Vec<Link>,
+    pub(super) free_links: Vec<u16>,
+    /// Its slot in the embedder's table of links, if it has a wire to there.
+    pub(super) embedder_link: Option<LinkId>,
+    pub(super) killed: Option<KillReason>,
+    pub(super) timer_ns: u64,
+    pub(super) pid: u32,
+    at_component: u32,
+    links: Links,
+}
+
+impl Shard {
+    pub(super) fn state(&self) -> ShardState {
+        match self.class {
+            Class::Starting => ShardState::Launching,
+            Class::Ending => ShardState::Draining,
+            _ => ShardState::Ready,
+        }
+    }
+
+    pub(super) fn takes_sessions(&self) -> bool {
+        self.state() == ShardState::Ready
+    }
+
+    /// How many sessions more it can hold, if it takes any.
+    pub(super) fn room(&self) -> u32 {
+        if self.takes_sessions() { self.capacity - self.holders.len() as u32 } else { 0 }
+    }
+
+    pub(super) fn wires(&self) -> impl Iterator<Item = &Link> {
+        self.wires.iter().filter(|l| l.wire != NONE)
+    }
+
+    pub(super) fn wire_count(&self) -> usize {
+        self.wires.len() - self.free_links.len()
+    }
+}
+
+impl Linked for Shard {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// What a component has of shards.
+#[derive(Debug)]
+pub(super) struct Stock {
+    /// All of its shards that are not gone.
+    pub(super) shards: Vec<u32>,
+    /// Those that start, the one that was launched first at the front.
+    pub(super) starting: List,
+    /// Those that hold no session, the one that has been idle longest at the front.
+    pub(super) idle: List,
+    /// Those that hold sessions and have room, the one that was full last at the front.
+    pub(super) open: List,
+    pub(super) ready: u32,
+    /// The free places of all shards that take sessions.
+    pub(super) room: u32,
+    /// How many shards failed to start, one after the other.
+    pub(super) failures: u32,
+    /// No launch before this time.
+    pub(super) retry_ns: u64,
+    pub(super) last_failure: Option<Exit>,
+}
+
+impl Stock {
+    const EMPTY: Stock = Stock {
+        shards: Vec::new(),
+        starting: List::EMPTY,
+        idle: List::EMPTY,
+        open: List::EMPTY,
+        ready: 0,
+        room: 0,
+        failures: 0,
+        retry_ns: 0,
+        last_failure: None,
+    };
+
+    /// Shards that take sessions or will.
+    pub(super) fn live(&self) -> u32 {
+        self.starting.len() + self.ready
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.room > 0
+    }
+}
+
+/// All shards.
+#[derive(Debug)]
+pub(super) struct Shards {
+    pub(super) table: Vec<Shard>,
+    pub(super) stocks: Vec<Stock>,
+    /// When a shard must have started or ended, by time.
+    pub(super) timers: BTreeSet<(u64, u32)>,
+    by_id: BTreeMap<ShardId, u32>,
+    free: Vec<u32>,
+    next_id: u32,
+}
+
+impl Shards {
+    pub(super) fn new(shape: &Shape) -> Self {
+        Self {
+            table: Vec::new(),
+            stocks: shape.components.iter().map(|_| Stock::EMPTY).collect(),
+            timers: BTreeSet::new(),
+            by_id: BTreeMap::new(),
+            free: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    pub(super) fn find(&self, id: ShardId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// All shards that are not gone, by id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Shard)> {
+        self.by_id.values().map(|&at| (at, &self.table[at as usize]))
+    }
+
+    pub(super) fn get(&self, at: u32) -> &Shard {
+        &self.table[at as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, at: u32) -> &mut Shard {
+        &mut self.table[at as usize]
+    }
+
+    pub(super) fn stock(&self, component: u16) -> &Stock {
+        &self.stocks[usize::from(component)]
+    }
+
+    pub(super) fn stock_mut(&mut self, component: u16) -> &mut Stock {
+        &mut self.stocks[usize::from(component)]
+    }
+
+    /// A new shard that starts now. `None` when there were [`u32::MAX`] of them already.
+    pub(super) fn add(&mut self, component: u16, capacity: u32, embedder_link: Option<LinkId>, now_ns: u64) -> Option<u32> {
+        let id = ShardId(self.next_id);
+        self.next_id = self.next_id.checked_add(1)?;
+        let at = self.free.pop().unwrap_or(self.table.len() as u32);
+        let stock = &mut self.stocks[usize::from(component)];
+        let mut shard = Shard {
+            id,
+            component,
+            class: Class::Starting,
+            in_use: true,
+            capacity,
+            launched_ns: now_ns,
+            since_ns: now_ns,
+            idle_ns: now_ns,
+            holders: Vec::new(),
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            free_links: Vec::new(),
+            embedder_link,
+            killed: None,
+            timer_ns: u64::MAX,
+            pid: 0,
+            at_component: stock.shards.len() as u32,
+            links: Links::ALONE,
+        };
+        stock.shards.push(at);
+        if let Some(old) = self.table.get_mut(at as usize) {
+            // The vectors of the shard that was here keep their memory.
+            shard.holders = std::mem::take(&mut old.holders);
+            shard.nodes = std::mem::take(&mut old.nodes);
+            shard.wires = std::mem::take(&mut old.wires);
+            shard.free_links = std::mem::take(&mut old.free_links);
+            *old = shard;
+        } else {
+            self.table.push(shard);
+        }
+        self.by_id.insert(id, at);
+        self.stocks[usize::from(component)].starting.push_last(&mut self.table, at);
+        Some(at)
+    }
+
+    /// Forgets a shard that ends and that nothing refers to any more.
+    pub(super) fn remove(&mut self, at: u32) {
+        self.set_timer(at, u64::MAX);
+        let shard = &mut self.table[at as usize];
+        assert!(shard.class == Class::Ending && shard.holders.is_empty() && shard.nodes.is_empty());
+        shard.in_use = false;
+        shard.wires.clear();
+        shard.free_links.clear();
+        self.by_id.remove(&shard.id);
+        let (component, place) = (shard.component, shard.at_component);
+        let shards = &mut self.stocks[usize::from(component)].shards;
+        shards.swap_remove(place as usize);
+        if let Some(&moved) = shards.get(place as usize) {
+            self.table[moved as usize].at_component = place;
+        }
+        self.free.push(at);
+    }
+
+    /// Sets when the core has to look at a shard again; `u64::MAX` for never.
+    pub(super) fn set_timer(&mut self, at: u32, timer_ns: u64) {
+        let old_ns = std::mem::replace(&mut self.table[at as usize].timer_ns, timer_ns);
+        self.timers.remove(&(old_ns, at));
+        if timer_ns != u64::MAX {
+            self.timers.insert((timer_ns, at));
+        }
+    }
+
+    /// Gives a place on a shard to a member. Returns the member's position among the shard's holders, and the
+    /// shard's new class if it has changed.
+    pub(super) fn hold(&mut self, at: u32, member: u32) -> (u32, Option<Class>) {
+        let shard = &mut self.table[at as usize];
+        shard.holders.push(member);
+        let place = shard.holders.len() as u32 - 1;
+        self.stocks[usize::from(shard.component)].room -= 1;
+        (place, self.reclass(at))
+    }
+
+    /// Takes back the place at position `place`. Returns the member that has moved there, and the shard's new
+    /// class if it has changed.
+    pub(super) fn release(&mut self, at: u32, place: u32, now_ns: u64) -> (Option<u32>, Option<Class>) {
+        let shard = &mut self.table[at as usize];
+        shard.holders.swap_remove(place as usize);
+        let moved = shard.holders.get(place as usize).copied();
+        if shard.holders.is_empty() {
+            shard.idle_ns = now_ns;
+        }
+        self.stocks[usize::from(shard.component)].room += u32::from(shard.takes_sessions());
+        (moved, self.reclass(at))
+    }
+
+    /// A shard that starts takes sessions from now on.
+    pub(super) fn become_ready(&mut self, at: u32, now_ns: u64) {
+        let shard = &mut self.table[at as usize];
+        assert!(shard.class == Class::Starting);
+        shard.since_ns = now_ns;
+        shard.idle_ns = now_ns;
+        let stock = &mut self.stocks[usize::from(shard.component)];
+        stock.ready += 1;
+        stock.room += shard.capacity;
+        self.set_class(at, Class::Idle);
+    }
+
+    /// A shard takes no more sessions.
+    pub(super) fn become_ending(&mut self, at: u32, now_ns: u64) {
+        let shard = &mut self.table[at as usize];
+        shard.since_ns = now_ns;
+        let stock = &mut self.stocks[usize::from(shard.component)];
+        stock.ready -= u32::from(shard.takes_sessions());
+        stock.room -= shard.room();
+        self.set_class(at, Class::Ending);
+    }
+
+    fn reclass(&mut self, at: u32) -> Option<Class> {
+        let shard = &self.table[at as usize];
+        let class = match shard.holders.len() as u32 {
+            _ if !shard.takes_sessions() => return None,
+            0 => Class::Idle,
+            held if held < shard.capacity => Class::Open,
+            _ => Class::Full,
+        };
+        (class != shard.class).then(|| self.set_class(at, class))
+    }
+
+    fn set_class(&mut self, at: u32, class: Class) -> Class {
+        let shard = &mut self.table[at as usize];
+        let old = std::mem::replace(&mut shard.class, class);
+        let stock = &mut self.stocks[usize::from(shard.component)];
+        match old {
+            Class::Starting => stock.starting.remove(&mut self.table, at),
+            Class::Idle => stock.idle.remove(&mut self.table, at),
+            Class::Open => stock.open.remove(&mut self.table, at),
+            Class::Full | Class::Ending => {}
+        }
+        match class {
+            Class::Idle => stock.idle.push_last(&mut self.table, at),
+            Class::Open => stock.open.push_first(&mut self.table, at),
+            Class::Starting | Class::Full | Class::Ending => {}
+        }
+        class
+    }
+
+    /// The component of a shard, as the application knows it.
+    pub(super) fn component_id(&self, at: u32) -> ComponentId {
+        ComponentId(self.get(at).component)
+    }
+}

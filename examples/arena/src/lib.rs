@@ -1,0 +1,22 @@
+//! The arena: a small multiplayer game backend as five components.
+//!
+//! A session is a match. [`auth`] hands out tickets, [`inventory`] keeps what players own, [`physics`] runs the match
+//! at 60 ticks a second, [`ai`] plays the empty seats and [`render`] draws. What they tell each other is in
+//! [`messages`]. Each component is a plain struct with one value per match or per shard; nothing in this library
+//! knows how messages travel.
+//!
+//! Invariant: everything is a function of what came in. Time is a parameter and chance comes from a seed, so the
+//! same inputs make the same match, bit for bit.
+
+#![forbid(unsafe_code)]
+
+pub mod ai;
+pub mod auth;
+pub mod inventory;
+pub mod map;
+pub mod messages;
+pub mod physics;
+pub mod render;
+
+/// A vector in the plane: metres in the arena (x to the right, y down), pixels on a canvas.
+pub use rapier2d::math::Vector as Vec2;

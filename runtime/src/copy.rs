@@ -1,0 +1,71 @@
+//! Copies between private memory and a ring.
+//!
+//! Small ones in wide registers, inline: a call and a dispatch cost more than the copy itself. Large ones by the C
+//! library's `memcpy`, which is tuned for the processor at hand. The limit between them is measured (`shard-bench`).
+
+/// Up to here the copy is inline.
+const INLINE_BYTES_MAX: usize = 256;
+
+/// Copies `len` bytes into shared memory.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes; the two do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn to_shared(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy(from, to, len) }
+}
+
+/// Copies `len` bytes out of shared memory.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes; the two do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn from_shared(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy(from, to, len) }
+}
+
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes; the two do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    if len > INLINE_BYTES_MAX {
+        // SAFETY: the caller's promise. A call that the compiler can't see through: a racing peer changes bytes,
+        // not the meaning of the program.
+        unsafe { libc::memcpy(to.cast(), from.cast(), len) };
+        return;
+    }
+    // SAFETY: each access below stays inside `len` bytes: whole chunks first, then one chunk that ends at `len` and
+    // overlaps its predecessor.
+    unsafe {
+        if len >= 16 {
+            let mut at = 0;
+            while at + 16 <= len {
+                copy_chunk::<u128>(from, to, at);
+                at += 16;
+            }
+            if at < len {
+                copy_chunk::<u128>(from, to, len - 16);
+            }
+        } else if len >= 8 {
+            copy_chunk::<u64>(from, to, 0);
+            copy_chunk::<u64>(from, to, len - 8);
+        } else if len >= 4 {
+            copy_chunk::<u32>(from, to, 0);
+            copy_chunk::<u32>(from, to, len - 4);
+        } else {
+            for at in 0..len {
+                copy_chunk::<u8>(from, to, at);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `at + size_of::<T>()` is inside both.
+#[inline(always)]
+unsafe fn copy_chunk<T: Copy>(from: *const u8, to: *mut u8, at: usize) {
+    // SAFETY: the caller's promise; unaligned accesses are asked for as such.
+    unsafe { to.add(at).cast::<T>().write_unaligned(from.add(at).cast::<T>().read_unaligned()) }
+}
