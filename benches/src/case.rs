@@ -124,7 +124,9 @@ impl Case {
     /// another one each time, in an order that no prefetcher guesses.
     pub fn link_of(&self, stamp: u64) -> usize {
         match self.test {
-            Test::FanInRoundTrip => (stamp.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize & (self.links - 1),
+            Test::FanInRoundTrip => {
+                (stamp.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize & (self.links - 1)
+            }
             _ => self.links / 2,
         }
     }

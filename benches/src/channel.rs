@@ -63,22 +63,32 @@ impl Patience {
     #[cold]
     fn look(&mut self) -> Result<()> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if since.elapsed() < Duration::from_secs(PATIENCE_S) { Ok(()) } else { Err(Error::Stalled(PATIENCE_S)) }
+        if since.elapsed() < Duration::from_secs(PATIENCE_S) {
+            Ok(())
+        } else {
+            Err(Error::Stalled(PATIENCE_S))
+        }
     }
 }
 
 /// The times of a round's round trips.
 pub struct Samples {
     clock: quanta::Clock,
+    step_ns: u64,
     ticks: Vec<u64>,
 }
 
 impl Samples {
-    /// Room for [`SAMPLES_MAX`] samples, touched beforehand.
-    pub fn new(clock: quanta::Clock) -> Self {
+    /// Room for [`SAMPLES_MAX`] samples, touched beforehand. The clock moves in steps of `step_ns`.
+    pub fn new(clock: quanta::Clock, step_ns: u64) -> Self {
         let mut ticks = vec![1; SAMPLES_MAX];
         ticks.clear();
-        Self { clock, ticks }
+        Self { clock, step_ns, ticks }
+    }
+
+    /// The steps in which samples can differ, in nanoseconds.
+    pub fn step_ns(&self) -> u64 {
+        self.step_ns
     }
 
     /// Forgets all samples.

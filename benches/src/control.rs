@@ -7,8 +7,8 @@ use crate::case::Case;
 use crate::error::{Error, Result};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{IoSlice, IoSliceMut};
@@ -95,8 +95,12 @@ impl Control {
         let mut bytes = [0; PACKET_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut beside, RecvFlags::CMSG_CLOEXEC);
+        let received = rustix::net::recvmsg(
+            &self.0,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut beside,
+            RecvFlags::CMSG_CLOEXEC,
+        );
         let length = match received {
             Ok(message) => message.bytes,
             Err(Errno::CONNRESET) => 0,
@@ -112,7 +116,8 @@ impl Control {
                 descriptors.extend(received);
             }
         }
-        let packet = serde_json::from_slice(&bytes[..length]).map_err(|cause| Error::Control(cause.to_string()))?;
+        let packet =
+            serde_json::from_slice(&bytes[..length]).map_err(|cause| Error::Control(cause.to_string()))?;
         Ok(Some((packet, descriptors)))
     }
 

@@ -20,9 +20,11 @@ impl Cores {
         let mut cores = isolated();
         // The first core takes most interrupts, so the last ones come first.
         cores.extend((0..CpuSet::MAX_CPU).rev().filter(|&core| allowed.is_set(core)));
-        let near = *cores.first().ok_or_else(|| Error::Usage("this process may use no core at all".into()))?;
+        let near =
+            *cores.first().ok_or_else(|| Error::Usage("this process may use no core at all".into()))?;
         let siblings = siblings(near);
-        let far = cores.iter().find(|core| !siblings.contains(core)).or(cores.iter().find(|&&core| core != near));
+        let far =
+            cores.iter().find(|core| !siblings.contains(core)).or(cores.iter().find(|&&core| core != near));
         Ok(Self { near, far: far.copied().unwrap_or(near) })
     }
 

@@ -3,10 +3,33 @@
 use crate::cores::{Cores, isolated};
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// How many reads of the clock its cost and step are taken from.
+const TIMER_READS: u32 = 10_000;
+
+/// What is known of the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer {
+    /// One read, in nanoseconds.
+    pub cost_ns: f64,
+    /// The least difference between two reads that are not equal, in nanoseconds.
+    pub step_ns: u64,
+}
+
+impl Timer {
+    /// Reads the clock many times.
+    pub fn measure(clock: &quanta::Clock) -> Self {
+        let start = Instant::now();
+        let reads: Vec<u64> = (0..TIMER_READS).map(|_| clock.raw()).collect();
+        let cost_ns = start.elapsed().as_nanos() as f64 / f64::from(TIMER_READS);
+        let steps = reads.windows(2).map(|pair| clock.delta_as_nanos(pair[0], pair[1]));
+        Self { cost_ns, step_ns: steps.filter(|&step| step > 0).min().unwrap_or(0) }
+    }
+}
 
 /// The header's lines.
-pub fn describe(cores: Cores, timer_ns: f64, rounds: usize) -> String {
+pub fn describe(cores: Cores, timer: Timer, rounds: usize) -> String {
     let uname = rustix::system::uname();
     let alone = [cores.near, cores.far].iter().all(|core| isolated().contains(core));
     let places = match (cores.is_one(), alone) {
@@ -16,7 +39,10 @@ pub fn describe(cores: Cores, timer_ns: f64, rounds: usize) -> String {
     };
     format!(
         "shard-bench {version}, {date}; Linux {kernel}, {cpu}; {places}\n\
-         median of {rounds} interleaved rounds; the timer costs {timer_ns:.1} ns a sample, which is not subtracted",
+         median of {rounds} interleaved rounds; the timer costs {:.1} ns a sample, which is not subtracted, and moves in steps of \
+         {} ns",
+        timer.cost_ns,
+        timer.step_ns,
         version = version(),
         date = today(),
         kernel = uname.release().to_string_lossy(),
@@ -37,7 +63,8 @@ fn version() -> String {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::null())
         .output();
-    let named = git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok());
+    let named =
+        git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok());
     named.map_or_else(|| env!("CARGO_PKG_VERSION").to_owned(), |name| name.trim().to_owned())
 }
 

@@ -2,8 +2,11 @@
 
 use clap::{Args, Parser, Subcommand};
 use shard_bench::case::{Pattern, SIZES};
+use shard_bench::channel::Samples;
 use shard_bench::cores::{self, Cores};
 use shard_bench::error::{Error, Result};
+use shard_bench::machine::Timer;
+use shard_bench::peer::LIMIT;
 use shard_bench::plan::{self, Selection};
 use shard_bench::run::Runner;
 use shard_bench::{far, machine, peers, report};
@@ -13,8 +16,6 @@ use std::time::{Duration, Instant};
 /// How long everything may take, in seconds, and how many rounds that is divided into.
 const FULL: (u64, usize) = (220, 25);
 const QUICK: (u64, usize) = (43, 9);
-/// How many reads of the clock its cost is taken from.
-const TIMER_READS: u32 = 10_000;
 
 /// Measures the runtime against its limits and its peers.
 #[derive(Parser)]
@@ -79,13 +80,18 @@ fn local(options: Local) -> Result<()> {
     let cores = Cores::choose()?;
     cores::pin(cores.near)?;
     let clock = quanta::Clock::new();
-    let header = machine::describe(cores, timer_ns(&clock), rounds);
-    if options.json { eprintln!("{header}") } else { println!("{header}") }
+    let timer = Timer::measure(&clock);
+    let header = machine::describe(cores, timer, rounds);
+    if options.json {
+        eprintln!("{header}")
+    } else {
+        println!("{header}")
+    }
 
     let selection = Selection { peers: options.peers, patterns: options.patterns, sizes: options.sizes };
     let groups = plan::groups(&peers, &selection);
     let mut pairs_left = groups.iter().map(Vec::len).sum();
-    let mut runner = Runner::new(cores, rounds, deadline, clock);
+    let mut runner = Runner::new(cores, rounds, deadline, Samples::new(clock, timer.step_ns));
     for group in &groups {
         let outcome = runner.group(group, pairs_left);
         pairs_left -= group.len();
@@ -98,7 +104,13 @@ fn local(options: Local) -> Result<()> {
     }
     if !options.json {
         println!();
-        peers.iter().for_each(|peer| println!("{:<20}{}", peer.name(), peer.about()));
+        let wanted = |name| {
+            selection.peers.is_empty() || selection.peers.iter().any(|peer| peer == name) || name == LIMIT
+        };
+        peers
+            .iter()
+            .filter(|peer| wanted(peer.name()))
+            .for_each(|peer| println!("{:<20}{}", peer.name(), peer.about()));
     }
     Ok(())
 }
@@ -112,13 +124,4 @@ fn check<T: PartialEq + std::fmt::Display>(what: &str, wanted: &[T], known: &[T]
             Err(Error::Usage(format!("no {what} {unknown}; there are {}", known.join(", "))))
         }
     }
-}
-
-/// What reading the clock costs.
-fn timer_ns(clock: &quanta::Clock) -> f64 {
-    let start = Instant::now();
-    for _ in 0..TIMER_READS {
-        std::hint::black_box(clock.raw());
-    }
-    start.elapsed().as_nanos() as f64 / f64::from(TIMER_READS)
 }

@@ -67,7 +67,9 @@ fn case_groups() -> Vec<Vec<Case>> {
 
 fn group<'a>(peers: &'a [Box<dyn Peer>], selection: &Selection, cases: &[Case]) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'a>> = Vec::new();
-    for peer in peers.iter().filter(|peer| peer.name() == LIMIT || wants(&selection.peers, &peer.name().to_owned())) {
+    for peer in
+        peers.iter().filter(|peer| peer.name() == LIMIT || wants(&selection.peers, &peer.name().to_owned()))
+    {
         for case in cases.iter().filter(|case| peer.takes(case)) {
             // A single link of the fan-in tests is the limit's own case, and what one hot link is held against.
             let single = cases.len() > 1 && case.links == 1;
@@ -85,7 +87,8 @@ fn group<'a>(peers: &'a [Box<dyn Peer>], selection: &Selection, cases: &[Case]) 
 fn add_references<'a>(peers: &'a [Box<dyn Peer>], entries: &mut Vec<Entry<'a>>) {
     for reference in entries.iter().map(|entry| entry.peer.reference(&entry.case)).collect::<Vec<_>>() {
         if !entries.iter().any(|entry| entry.is(&reference)) {
-            let peer = peers.iter().find(|peer| peer.name() == reference.peer).expect("a reference is a peer");
+            let peer =
+                peers.iter().find(|peer| peer.name() == reference.peer).expect("a reference is a peer");
             entries.insert(0, Entry { peer: peer.as_ref(), case: reference.case, only_reference: true });
         }
     }
@@ -102,7 +105,12 @@ mod tests {
         for group in groups(&peers, &Selection::default()) {
             for entry in &group {
                 let reference = entry.peer.reference(&entry.case);
-                assert!(group.iter().any(|other| other.is(&reference)), "{} in {}", entry.peer.name(), entry.case);
+                assert!(
+                    group.iter().any(|other| other.is(&reference)),
+                    "{} in {}",
+                    entry.peer.name(),
+                    entry.case
+                );
             }
         }
     }

@@ -40,7 +40,10 @@ pub fn json(row: &Row) -> String {
         metric: test.metric(),
         size: row.case.bytes,
         links: row.case.links,
-        p50_ns: row.percentiles_ns.map(|p| p.p50).or((test == Test::IdlePoll).then_some(round(row.each_ns, 100.0))),
+        p50_ns: row
+            .percentiles_ns
+            .map(|p| p.p50)
+            .or((test == Test::IdlePoll).then_some(round(row.each_ns, 100.0))),
         p99_ns: row.percentiles_ns.map(|p| p.p99),
         p999_ns: row.percentiles_ns.map(|p| p.p999),
         msgs_per_s: (test != Test::IdlePoll).then_some(round(1e9 / row.each_ns, 1.0)),
@@ -72,7 +75,8 @@ pub fn table(rows: &[Row]) -> String {
     };
     let [first, second, third] = heads;
     let title = title(&case);
-    let _ = writeln!(text, "\n{title:<28}{first:>11}{second:>13}{third:>11}{:>9}{:>12}  limit", "ratio", "limit");
+    let _ =
+        writeln!(text, "\n{title:<28}{first:>11}{second:>13}{third:>11}{:>9}{:>12}  limit", "ratio", "limit");
     for row in rows {
         let _ = writeln!(text, "{}", line(row, &case));
     }

@@ -126,35 +126,37 @@ impl<'a> Pair<'a> {
         let here = start.elapsed();
         let there = self.control.done()?;
         let total = if self.entry.case.test.yields() == Yield::FarTotal { there } else { here };
-        Ok(Round { percentiles: percentiles(samples.nanoseconds()), each_ns: total.as_nanos() as f64 / count as f64 })
+        Ok(Round {
+            percentiles: percentiles(samples.nanoseconds(), samples.step_ns()),
+            each_ns: total.as_nanos() as f64 / count as f64,
+        })
     }
 }
 
-fn percentiles(nanoseconds: impl Iterator<Item = u64>) -> Option<Percentiles> {
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, TIME_NS_MAX, 3).expect("bounds that are allowed");
+fn percentiles(nanoseconds: impl Iterator<Item = u64>, step_ns: u64) -> Option<Percentiles> {
+    let mut histogram =
+        Histogram::<u64>::new_with_bounds(1, TIME_NS_MAX, 3).expect("bounds that are allowed");
     nanoseconds.for_each(|ns| histogram.saturating_record(ns));
-    let at = |quantile| quantile_ns(&histogram, quantile);
+    let at = |quantile| quantile_ns(&histogram, step_ns as f64, quantile);
     Some(Percentiles { p50: at(0.5)?, p99: at(0.99)?, p999: at(0.999)? })
 }
 
 /// The value at a quantile, finer than the timer.
 ///
 /// Some processors' counters move in steps of 10 ns, so round trips of 100 ns show a handful of values. The time of
-/// a round trip falls anywhere between two steps, so its values are taken as spread evenly, each halfway to its
-/// neighbours; with a fine timer that changes nothing.
-fn quantile_ns(histogram: &Histogram<u64>, quantile: f64) -> Option<f64> {
-    let steps: Vec<(f64, f64)> =
-        histogram.iter_recorded().map(|step| (step.value_iterated_to() as f64, step.count_at_value() as f64)).collect();
+/// a round trip falls anywhere between two steps, so its values are taken as spread evenly over one step.
+fn quantile_ns(histogram: &Histogram<u64>, step_ns: f64, quantile: f64) -> Option<f64> {
     let mut before = quantile * histogram.len() as f64;
-    for (at, &(value, count)) in steps.iter().enumerate() {
-        if before <= count || at + 1 == steps.len() {
-            let low = at.checked_sub(1).map_or(value, |at| (steps[at].0 + value) / 2.0);
-            let high = steps.get(at + 1).map_or(value, |next| (value + next.0) / 2.0);
-            return Some(low + (high - low) * (before / count).min(1.0));
+    let mut last = None;
+    for seen in histogram.iter_recorded() {
+        let (value, count) = (seen.value_iterated_to() as f64, seen.count_at_value() as f64);
+        if before <= count {
+            return Some(value + step_ns * (before / count - 0.5));
         }
         before -= count;
+        last = Some(value);
     }
-    None
+    last
 }
 
 /// Something that could not be measured, and why.
@@ -186,9 +188,9 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner on two cores that ends at about `deadline`.
-    pub fn new(cores: Cores, rounds: usize, deadline: Instant, clock: quanta::Clock) -> Self {
-        Self { cores, rounds, deadline, samples: Samples::new(clock) }
+    /// A runner on two cores that ends at about `deadline` and collects into `samples`.
+    pub fn new(cores: Cores, rounds: usize, deadline: Instant, samples: Samples) -> Self {
+        Self { cores, rounds, deadline, samples }
     }
 
     /// Measures one group. `pairs_left` are the pairs of this group and all that follow: they share the time left.
@@ -211,7 +213,11 @@ impl Runner {
                 Ok(())
             });
         }
-        outcome.rows = pairs.iter().filter(|pair| !pair.entry.only_reference).filter_map(|pair| row(pair, &pairs)).collect();
+        outcome.rows = pairs
+            .iter()
+            .filter(|pair| !pair.entry.only_reference)
+            .filter_map(|pair| row(pair, &pairs))
+            .collect();
         outcome
     }
 
@@ -260,7 +266,9 @@ fn row(pair: &Pair<'_>, pairs: &[Pair<'_>]) -> Option<Row> {
     let reference = pair.entry.peer.reference(&pair.entry.case);
     let beside = pairs.iter().find(|other| other.entry.is(&reference))?;
     let rounds = || pair.rounds.iter().zip(&beside.rounds);
-    let of = |part: fn(&Percentiles) -> f64| median(pair.rounds.iter().filter_map(|r| r.percentiles.as_ref().map(part)));
+    let of = |part: fn(&Percentiles) -> f64| {
+        median(pair.rounds.iter().filter_map(|r| r.percentiles.as_ref().map(part)))
+    };
     let percentiles_ns = match (of(|p| p.p50), of(|p| p.p99), of(|p| p.p999)) {
         (Some(p50), Some(p99), Some(p999)) => Some(Percentiles { p50, p99, p999 }),
         _ => None,
@@ -291,16 +299,17 @@ mod tests {
 
     #[test]
     fn percentiles_are_right_from_nanoseconds_to_seconds() {
-        let p = percentiles((0..1_000).map(|n| if n < 985 { 50_000 } else { 2_000_000_000 })).expect("samples");
+        let p = percentiles((0..1_000).map(|n| if n < 985 { 50_000 } else { 2_000_000_000 }), 1)
+            .expect("samples");
         assert!((p.p50 / 50_000.0 - 1.0).abs() < 0.001, "{p:?}");
         assert!((p.p99 / 2e9 - 1.0).abs() < 0.001, "{p:?}");
-        assert_eq!(percentiles(std::iter::empty()), None);
+        assert_eq!(percentiles(std::iter::empty(), 1), None);
     }
 
     #[test]
     fn a_coarse_timer_does_not_round_the_median() {
         // 104 ns, seen by a timer that steps by 10 ns: 100 six times out of ten, 110 four times.
-        let p = percentiles((0..1_000).map(|n| if n % 10 < 6 { 100 } else { 110 })).expect("samples");
+        let p = percentiles((0..1_000).map(|n| if n % 10 < 6 { 100 } else { 110 }), 10).expect("samples");
         assert!((p.p50 - 104.0).abs() < 1.0, "{p:?}");
     }
 

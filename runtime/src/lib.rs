@@ -3,13 +3,22 @@
 pub mod barrier;
 #[cfg(not(loom))]
 pub mod clock;
+#[cfg(not(loom))]
+pub mod control;
 mod copy;
 pub mod frame;
 pub mod id;
 pub mod inbox;
 pub mod memory;
 pub mod outbox;
+#[cfg(not(loom))]
+pub mod process;
 pub mod region;
 pub mod ring;
+pub mod session;
+#[cfg(not(loom))]
+pub mod stats;
 mod sync;
+#[cfg(not(loom))]
+pub mod topology;
 pub mod wake;

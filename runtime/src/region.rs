@@ -191,15 +191,11 @@ impl Mapping {
         }
     }
 
-    fn into_memory(self) -> Memory {
+    pub(crate) fn into_memory(self) -> Memory {
         let (base, bytes) = (self.base.cast(), self.bytes);
         // SAFETY: page aligned and valid for `bytes` while the mapping lives, which the memory owns from here on;
         // nothing else in this process refers to it.
         unsafe { Memory::new(base, bytes, Arc::new(self)) }
-    }
-
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.base.as_ptr().cast()
     }
 }
 

@@ -35,7 +35,9 @@ impl Peer for Bitmap {
         let handed = Handed::descriptors([memory.descriptor()?]);
         let channel = Near {
             case: *case,
-            outgoing: (0..case.links).map(|link| Producer::new(&memory, ring_at(shape, link), shape)).collect(),
+            outgoing: (0..case.links)
+                .map(|link| Producer::new(&memory, ring_at(shape, link), shape))
+                .collect(),
             incoming: Consumer::new(&memory, ring_at(shape, case.links), shape),
             bells: Bells::new(case, &memory),
             link: 0,
@@ -74,7 +76,10 @@ impl Bells {
     fn new(case: &Case, memory: &Rc<Shared>) -> Self {
         let words_at = bells_at(case) + LINE_BYTES;
         let word = |at| memory.word(words_at + at * size_of::<u64>());
-        Self { summary: memory.word(bells_at(case)), links: (0..case.links.div_ceil(BITS)).map(word).collect() }
+        Self {
+            summary: memory.word(bells_at(case)),
+            links: (0..case.links.div_ceil(BITS)).map(word).collect(),
+        }
     }
 
     #[inline]

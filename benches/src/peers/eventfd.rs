@@ -56,7 +56,8 @@ struct Events {
 
 impl Channel for Events {
     fn send(&mut self, _payload: &[u8]) -> Result<()> {
-        rustix::io::write(&self.outgoing, &1_u64.to_ne_bytes()).map_err(Error::system("write to an eventfd"))?;
+        rustix::io::write(&self.outgoing, &1_u64.to_ne_bytes())
+            .map_err(Error::system("write to an eventfd"))?;
         Ok(())
     }
 

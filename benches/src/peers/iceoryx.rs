@@ -50,7 +50,11 @@ impl Peer for Iceoryx {
     }
 
     fn about(&self) -> &'static str {
-        if self.loaned { "publish-subscribe, loaned, 8 B touched" } else { "publish-subscribe, payload copied" }
+        if self.loaned {
+            "publish-subscribe, loaned, 8 B touched"
+        } else {
+            "publish-subscribe, payload copied"
+        }
     }
 
     fn takes(&self, case: &Case) -> bool {
@@ -126,7 +130,8 @@ impl Ports {
         name: &str,
         towards: &str,
         publishers: usize,
-    ) -> Result<iceoryx2::service::port_factory::publish_subscribe::PortFactory<ipc::Service, Bytes, ()>> {
+    ) -> Result<iceoryx2::service::port_factory::publish_subscribe::PortFactory<ipc::Service, Bytes, ()>>
+    {
         let buffer = if case.links > 1 { FANIN_BUFFER_SAMPLES } else { BUFFER_SAMPLES };
         let builder = node.service_builder(&service_name(name, towards)?).publish_subscribe::<Bytes>();
         let builder = builder.max_publishers(publishers).max_subscribers(1).max_nodes(2).history_size(0);
@@ -155,7 +160,8 @@ struct Copied(Ports);
 impl Channel for Copied {
     #[inline]
     fn send(&mut self, payload: &[u8]) -> Result<()> {
-        let sample = self.0.publisher(payload).loan_slice_uninit(payload.len()).map_err(Error::peer("iceoryx2"))?;
+        let sample =
+            self.0.publisher(payload).loan_slice_uninit(payload.len()).map_err(Error::peer("iceoryx2"))?;
         sample.write_from_slice(payload).send().map_err(Error::peer("iceoryx2"))?;
         Ok(())
     }

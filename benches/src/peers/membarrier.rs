@@ -24,7 +24,8 @@ impl Peer for Membarrier {
     }
 
     fn open(&self, case: &Case) -> Result<(Box<dyn End>, Handover)> {
-        membarrier(MembarrierCommand::RegisterGlobalExpedited).map_err(Error::system("membarrier registration"))?;
+        membarrier(MembarrierCommand::RegisterGlobalExpedited)
+            .map_err(Error::system("membarrier registration"))?;
         near(case, |ring| Asking { ring, order: || compiler_fence(Ordering::SeqCst) })
     }
 

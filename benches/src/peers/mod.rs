@@ -20,7 +20,7 @@ mod scan;
 mod seqpacket;
 mod shared_memory;
 
-use crate::case::Case;
+use crate::case::{Case, Test};
 use crate::peer::Peer;
 
 /// All peers; the limit is the first.
@@ -45,13 +45,13 @@ pub fn all() -> Vec<Box<dyn Peer>> {
     ]
 }
 
-/// The size of a ring that is given in bytes: small enough for the caches where messages are small, two batches
-/// where they are large.
+/// The size of a ring, in bytes, for whoever can choose: what serves each of them best. Small where one message is
+/// under way at a time; where many are, so large that the reader does not fetch lines that are being written.
 fn ring_bytes(case: &Case) -> usize {
-    if let Ok(x) = std::env::var("XRING") { return x.parse().unwrap(); }
-    match case.bytes {
-        ..1_024 => 256 << 10,
-        _ => 1 << 20,
+    match (case.test, case.bytes) {
+        (Test::Stream, 1_024..) => 4 << 20,
+        (Test::Stream | Test::HotLink | Test::AskParked, _) => 1 << 20,
+        _ => 256 << 10,
     }
 }
 

@@ -29,7 +29,8 @@ impl Peer for Rtrb {
 
     fn open(&self, case: &Case) -> Result<(Box<dyn End>, Handover)> {
         let case = *case;
-        let bytes = if case.test == Test::HotLink || case.links > 1 { FANIN_RING_BYTES } else { ring_bytes(&case) };
+        let bytes =
+            if case.test == Test::HotLink || case.links > 1 { FANIN_RING_BYTES } else { ring_bytes(&case) };
         let capacity = bytes.max(2 * case.bytes) / case.bytes * case.bytes;
         let (near_out, far_in): (Vec<_>, Vec<_>) = (0..case.links).map(|_| RingBuffer::new(capacity)).unzip();
         let (far_out, near_in) = RingBuffer::new(capacity);

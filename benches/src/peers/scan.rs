@@ -33,7 +33,9 @@ impl Peer for Scan {
         let handed = Handed::descriptors([memory.descriptor()?]);
         let channel = Near {
             case: *case,
-            outgoing: (0..case.links).map(|link| Producer::new(&memory, ring_at(shape, link), shape)).collect(),
+            outgoing: (0..case.links)
+                .map(|link| Producer::new(&memory, ring_at(shape, link), shape))
+                .collect(),
             incoming: Consumer::new(&memory, ring_at(shape, case.links), shape),
             link: 0,
         };

@@ -48,7 +48,8 @@ impl Peer for Seqpacket {
     }
 
     fn join(&self, case: &Case, mut handed: Handed) -> Result<Box<dyn End>> {
-        let socket = handed.descriptors.pop().ok_or_else(|| Error::Control("the socket is missing".into()))?;
+        let socket =
+            handed.descriptors.pop().ok_or_else(|| Error::Control("the socket is missing".into()))?;
         Ok(self.end(case, socket))
     }
 }

@@ -115,7 +115,8 @@ impl Cells {
         let rank = self.blocked();
         let node = &mut self.nodes[at as usize];
         let generation = node.generation;
-        *node = Node { shard, parent, level, rank, class, missing: 0, cells: 0, generation, links: Links::ALONE };
+        *node =
+            Node { shard, parent, level, rank, class, missing: 0, cells: 0, generation, links: Links::ALONE };
         self.push(at);
         at
     }

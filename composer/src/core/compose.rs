@@ -16,18 +16,10 @@ use super::event::{CompositionId, Effect, RequestId};
 use super::list::{List, NONE};
 use super::refusal::Refusal;
 use super::requests::Ask;
+use super::shape::{Level, Neighbour};
 use super::shards::{Class, NodeRef};
-use super::shape::Neighbour;
 use super::wires::Waiter;
-use super::{Core, SEARCH_STEPS_MAX};
-
-/// Why no session could be claimed at once.
-enum Miss {
-    /// This component has no shard with room.
-    NoRoom(u16),
-    /// There are shards, but their wires are not up, or cannot be made.
-    NotWired,
-}
+use super::{CELLS_BEYOND_PLACES_MAX, Core, LINKS_MAX, SEARCH_STEPS_MAX};
 
 impl Core {
     pub(super) fn session_requested(
@@ -80,9 +72,10 @@ impl Core {
         stuck.clear();
         stuck.resize(self.shape.compositions.len(), false);
         while self.requests.queued > 0 && !self.sessions.is_full() {
-            let heads = (0..stuck.len()).filter(|&c| !stuck[c]).filter_map(|c| Some((self.requests.head(c)?, c)));
+            let heads =
+                (0..stuck.len()).filter(|&c| !stuck[c]).filter_map(|c| Some((self.requests.head(c)?, c)));
             let Some(((_, request), composition)) = heads.min() else { break };
-            stuck[composition] = self.serve(now_ns, request, effects).is_err();
+            stuck[composition] = !self.serve(now_ns, request, effects);
         }
         self.stuck = stuck;
     }
@@ -183,7 +176,9 @@ impl Core {
 
     fn why_not(&self, composition: u16) -> Refusal {
         let Some(component) = self.missing_component(composition) else {
-            return Refusal::NotWired { composition: self.shape.compositions[usize::from(composition)].name.clone() };
+            return Refusal::NotWired {
+                composition: self.shape.compositions[usize::from(composition)].name.clone(),
+            };
         };
         let (shape, stock) = (&self.shape.components[usize::from(component)], self.shards.stock(component));
         Refusal::NoRoom {
@@ -194,28 +189,26 @@ impl Core {
         }
     }
 
-    /// Claims shards for a request that waits, or has them wired for it.
-    fn serve(&mut self, now_ns: u64, request: u32, effects: &mut Vec<Effect>) -> Result<(), Miss> {
+    /// Claims shards for a request that waits, or has them wired for it. False if it has to go on waiting.
+    fn serve(&mut self, now_ns: u64, request: u32, effects: &mut Vec<Effect>) -> bool {
         let ask = self.requests.table[request as usize].ask;
         if self.find_set(ask.composition) {
             self.requests.remove(request);
             self.claim_set(now_ns, ask, effects);
-            return Ok(());
+            return true;
         }
-        if let Some(component) = self.missing_component(ask.composition) {
-            return Err(Miss::NoRoom(component));
+        if self.missing_component(ask.composition).is_some() {
+            return false;
         }
-        if !self.choose_set(ask.composition) {
-            return Err(Miss::NotWired);
-        }
+        self.choose_set(ask.composition);
         let set = std::mem::take(&mut self.set);
         let wired = self.wire_set(ask.composition, &set, effects);
         if wired {
             let session = self.claim(now_ns, ask, &set);
-            self.wait_for_wires(session, request, &set);
+            self.wait_for_wires(now_ns, session, request, &set, effects);
         }
         self.set = set;
-        if wired { Ok(()) } else { Err(Miss::NotWired) }
+        wired
     }
 
     /// Opens a session on `self.set`.
@@ -243,20 +236,19 @@ impl Core {
 
     /// Replaces idle shards by open ones that have room and are wired to the rest, until there are none.
     fn improve(&self, composition: u16, set: &mut [u32]) -> bool {
-        let levels = &self.shape.compositions[usize::from(composition)].levels;
         let mut improved = false;
         let mut level = 0;
-        while level < levels.len() {
-            let idle = self.shards.get(set[level]).class == Class::Idle;
-            match self.open_shard_instead(composition, level, set).filter(|_| idle) {
-                Some(shard) => {
-                    set[level] = shard;
-                    improved = true;
-                    // Others may fit now that did not fit the idle one.
-                    level = 0;
-                }
-                None => level += 1,
-            }
+        while level < set.len() {
+            let is_idle = self.shards.get(set[level]).class == Class::Idle;
+            let open = if is_idle { self.open_shard_instead(composition, level, set) } else { None };
+            let Some(open) = open else {
+                level += 1;
+                continue;
+            };
+            set[level] = open;
+            improved = true;
+            // Another may fit now that did not fit the idle one.
+            level = 0;
         }
         improved
     }
@@ -268,7 +260,7 @@ impl Core {
         if open.is_empty() {
             return None;
         }
-        let partners = || level.neighbours.iter().map(|n| set[usize::from(n.level)]);
+        let partners = || partners(level, set);
         let fits = |&shard: &u32| partners().all(|p| self.is_wired(shard, p));
         // Whoever has the fewest candidates names them: the component, or one of the partners.
         match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
@@ -296,67 +288,66 @@ impl Core {
     fn search_level(&self, composition: u16, set: &mut [u32], steps: &mut u32) -> bool {
         let levels = &self.shape.compositions[usize::from(composition)].levels;
         // The component with the fewest candidates goes first: it prunes most.
-        let open_levels = (0..levels.len()).filter(|&l| set[l] == NONE);
-        let Some(level) = open_levels.min_by_key(|&l| self.candidates(&levels[l].neighbours, levels[l].component, set))
-        else {
-            return true;
-        };
-        let component = levels[level].component;
-        let partners = || levels[level].neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
-        let fits = |shard: u32| {
-            let s = self.shards.get(shard);
-            s.component == component && s.class.has_room() && partners().all(|p| self.is_wired(shard, p))
-        };
-        let mut try_shard = |shard: u32| {
+        let open = (0..levels.len()).filter(|&l| set[l] == NONE);
+        let Some(level) = open.min_by_key(|&l| self.candidate_count(&levels[l], set)) else { return true };
+        for shard in self.candidates(&levels[level], set) {
             *steps = steps.saturating_sub(1);
-            if *steps == 0 || !fits(shard) {
+            if *steps == 0 {
                 return false;
             }
             set[level] = shard;
-            self.search_level(composition, set, steps) || {
-                set[level] = NONE;
-                false
+            if self.search_level(composition, set, steps) {
+                return true;
             }
-        };
-        match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
-            Some(p) => self.shards.get(p).wires().map(|l| l.peer).filter(|&s| s != NONE).any(&mut try_shard),
-            None => {
-                let stock = self.shards.stock(component);
-                let table = &self.shards.table;
-                stock.open.iter(table).any(&mut try_shard) || stock.idle.iter(table).any(&mut try_shard)
-            }
+            set[level] = NONE;
         }
+        false
     }
 
-    /// How many shards there are to try for a component, with some of its partners chosen.
-    fn candidates(&self, neighbours: &[Neighbour], component: u16, set: &[u32]) -> usize {
-        let chosen = neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
-        let least = chosen.map(|p| self.shards.get(p).wire_count()).min();
-        let stock = self.shards.stock(component);
-        least.unwrap_or((stock.open.len() + stock.idle.len()) as usize)
+    /// The shards of a component that have room and are wired to their partners in the set, open ones first.
+    fn candidates(&self, level: &Level, set: &[u32]) -> Vec<u32> {
+        let partners = || partners(level, set);
+        let fits = |&shard: &u32| partners().all(|p| self.is_wired(shard, p));
+        let stock = self.shards.stock(level.component);
+        let Some(partner) = partners().min_by_key(|&p| self.shards.get(p).wire_count()) else {
+            return stock.open.iter(&self.shards.table).chain(stock.idle.iter(&self.shards.table)).collect();
+        };
+        let peers = self.shards.get(partner).wires().map(|l| l.peer).filter(|&s| s != NONE);
+        let usable =
+            |&s: &u32| self.shards.get(s).component == level.component && self.shards.get(s).class.has_room();
+        let mut candidates: Vec<u32> = peers.filter(usable).filter(fits).collect();
+        candidates.sort_by_key(|&s| self.shards.get(s).class == Class::Idle);
+        candidates
+    }
+
+    /// How many shards there are to look at for a component, with some of its partners chosen.
+    fn candidate_count(&self, level: &Level, set: &[u32]) -> usize {
+        let stock = self.shards.stock(level.component);
+        let of_partners = partners(level, set).map(|p| self.shards.get(p).wire_count()).min();
+        of_partners.unwrap_or((stock.open.len() + stock.idle.len()) as usize)
     }
 
     /// Chooses shards with room, wired or not: open ones first, then those that need the fewest new wires.
-    fn choose_set(&mut self, composition: u16) -> bool {
+    ///
+    /// # Panics
+    /// If a component of the composition has no shard with room.
+    fn choose_set(&mut self, composition: u16) {
         let levels = &self.shape.compositions[usize::from(composition)].levels;
         let mut set = std::mem::take(&mut self.set);
         set.clear();
         set.resize(levels.len(), NONE);
         for (at, level) in levels.iter().enumerate() {
             let stock = self.shards.stock(level.component);
-            let choice = self.least_to_wire(&stock.open, &level.neighbours, &set);
-            let choice = choice.or_else(|| self.least_to_wire(&stock.idle, &level.neighbours, &set));
-            set[at] = choice.unwrap_or(NONE);
+            let list = if stock.open.is_empty() { &stock.idle } else { &stock.open };
+            set[at] = self.least_to_wire(list, level, &set).expect("a component that is not missing");
         }
-        let complete = !set.contains(&NONE);
         self.set = set;
-        complete
     }
 
     /// The shard of a list that needs the fewest new wires to those already in the set; the fullest of these.
-    fn least_to_wire(&self, list: &List, neighbours: &[Neighbour], set: &[u32]) -> Option<u32> {
-        let partners = || neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE);
-        let missing = |shard: u32| partners().filter(|&p| self.link_between(shard, p).is_none()).count();
+    fn least_to_wire(&self, list: &List, level: &Level, set: &[u32]) -> Option<u32> {
+        let missing =
+            |shard: u32| partners(level, set).filter(|&p| self.link_between(shard, p).is_none()).count();
         list.iter(&self.shards.table).min_by_key(|&s| (missing(s), self.shards.get(s).room()))
     }
 
@@ -392,11 +383,22 @@ impl Core {
     }
 
     /// Lets a session, and the request that it is for, wait for the wires between its shards.
-    fn wait_for_wires(&mut self, session: u32, request: u32, set: &[u32]) {
+    fn wait_for_wires(
+        &mut self,
+        now_ns: u64,
+        session: u32,
+        request: u32,
+        set: &[u32],
+        effects: &mut Vec<Effect>,
+    ) {
         let record = &self.sessions.table[session as usize];
         let id = shard_runtime::id::SessionId::new(session, record.generation);
         let wires: Vec<u32> = self.wires_missing(record.composition, set).collect();
-        assert!(!wires.is_empty(), "a set that is wired is found by the search");
+        if wires.is_empty() {
+            // The search had gone on for SEARCH_STEPS_MAX before it came to this set.
+            self.requests.remove(request);
+            return self.open(now_ns, session, effects);
+        }
         for &wire in &wires {
             self.wires.table[wire as usize].waiters.push(Waiter::Session(id));
         }
@@ -408,20 +410,18 @@ impl Core {
 
     /// Nobody waits, but the next request is to find a cell.
     fn wire_for_next_time(&mut self, composition: u16, effects: &mut Vec<Effect>) {
-        if self.choose_set(composition) {
-            let set = std::mem::take(&mut self.set);
-            self.wire_set(composition, &set, effects);
-            self.set = set;
-        }
+        self.choose_set(composition);
+        let set = std::mem::take(&mut self.set);
+        self.wire_set(composition, &set, effects);
+        self.set = set;
     }
 
     /// Makes a cell ahead of time. It never takes a wire away from another.
     fn form_cell(&mut self, composition: u16, set: &[u32], effects: &mut Vec<Effect>) -> bool {
         let levels = &self.shape.compositions[usize::from(composition)].levels;
         let has_links = set.iter().zip(levels).all(|(&shard, level)| {
-            let partners = level.neighbours.iter().map(|n| set[usize::from(n.level)]);
-            let missing = partners.filter(|&p| self.link_between(shard, p).is_none()).count();
-            self.shards.get(shard).wire_count() + missing <= super::LINKS_MAX
+            let missing = partners(level, set).filter(|&p| self.link_between(shard, p).is_none()).count();
+            self.shards.get(shard).wire_count() + missing <= LINKS_MAX
         });
         has_links && self.wire_set(composition, set, effects)
     }
@@ -434,7 +434,8 @@ impl Core {
         let mut new = false;
         for &at in set {
             let shard = self.shards.get_mut(at);
-            let known = shard.nodes.iter().find(|n| n.composition == composition && cells.is_child(n.node, parent));
+            let known =
+                shard.nodes.iter().find(|n| n.composition == composition && cells.is_child(n.node, parent));
             let node = match known {
                 Some(n) => n.node,
                 None => {
@@ -448,6 +449,30 @@ impl Core {
         }
         let cell = new.then(|| cells.add_cell(parent.expect("a composition has a component"), missing));
         set.iter().for_each(|&shard| self.show_spare(composition, shard));
+        for (level, &shard) in set.iter().enumerate() {
+            self.bound_nodes(composition, level, shard, set);
+        }
         cell
     }
+
+    /// Takes out the oldest cells of a shard that has come to be in too many. It costs nothing but the search for
+    /// that set the next time.
+    fn bound_nodes(&mut self, composition: u16, level: usize, shard: u32, keep: &[u32]) {
+        let places = self.shape.compositions[usize::from(composition)].levels[level].places;
+        let nodes = || self.shards.get(shard).nodes.iter().filter(|n| n.composition == composition);
+        if nodes().count() <= (places + CELLS_BEYOND_PLACES_MAX) as usize {
+            return;
+        }
+        let cells = &self.cells[usize::from(composition)];
+        let mut leaves = Vec::new();
+        let oldest = nodes().next().expect("they were counted").node;
+        cells.leaves_below(oldest, &mut leaves);
+        leaves.retain(|&leaf| !cells.shards_above(leaf).all(|s| keep.contains(&s)));
+        leaves.into_iter().for_each(|leaf| self.remove_cell(composition, leaf));
+    }
+}
+
+/// The shards of a set that `level` has wires to, those that are chosen already.
+fn partners<'a>(level: &'a Level, set: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    level.neighbours.iter().map(|n| set[usize::from(n.level)]).filter(|&p| p != NONE)
 }

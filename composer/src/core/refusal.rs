@@ -29,7 +29,7 @@ pub enum Refusal {
         /// How many there may be.
         max: u32,
         /// How its last shard that never became ready ended, if it fails to start.
-        failing: Option<Exit>,
+        failing: Option<Death>,
     },
     /// The shards were there, but not wired to each other before the deadline.
     #[error("the shards of {composition} were not wired to each other before the deadline; ask again")]
@@ -70,36 +70,44 @@ pub enum Refusal {
 pub enum Loss {
     /// One of its shards ended.
     #[error("shard {shard} of {component} {how}; ask for a new session")]
-    ShardExited {
+    ShardLost {
         /// Which shard.
         shard: ShardId,
         /// Of which component.
         component: Name,
         /// How it ended.
-        how: Exit,
-    },
-    /// One of its shards had to be killed.
-    #[error("shard {shard} of {component} {reason} and was killed; ask for a new session")]
-    ShardKilled {
-        /// Which shard.
-        shard: ShardId,
-        /// Of which component.
-        component: Name,
-        /// Why it was killed.
-        reason: KillReason,
+        how: Death,
     },
     /// The composer is shutting down.
     #[error("the composer is shutting down")]
     ShuttingDown,
 }
 
+/// How a shard came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// By itself, or by someone outside.
+    Exited(Exit),
+    /// By the composer.
+    Killed(KillReason),
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Death::Exited(exit) => exit.fmt(f),
+            Death::Killed(reason) => write!(f, "{reason} and was killed"),
+        }
+    }
+}
+
 /// The part of a sentence that says how a component fails to start.
-struct Failing<'a>(&'a Option<Exit>);
+struct Failing<'a>(&'a Option<Death>);
 
 impl fmt::Display for Failing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(exit) => write!(f, ", and the last one {exit} before it was ready"),
+            Some(how) => write!(f, ", and the last one {how} before it was ready"),
             None => Ok(()),
         }
     }

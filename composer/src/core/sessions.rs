@@ -261,7 +261,13 @@ impl Core {
         }
     }
 
-    pub(super) fn open_refused(&mut self, now_ns: u64, id: SessionId, shard: ShardId, effects: &mut Vec<Effect>) {
+    pub(super) fn open_refused(
+        &mut self,
+        now_ns: u64,
+        id: SessionId,
+        shard: ShardId,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some((session, member)) = self.find_member(id, shard) else { return };
         // A session that closes already has had its answer: this shard holds nothing of it, that is all.
         let hold = self.sessions.members[member as usize].hold;
@@ -336,7 +342,13 @@ impl Core {
     }
 
     /// One of the wires that a session waits for cannot be made.
-    pub(super) fn wiring_failed(&mut self, now_ns: u64, id: SessionId, tries_max: u8, effects: &mut Vec<Effect>) {
+    pub(super) fn wiring_failed(
+        &mut self,
+        now_ns: u64,
+        id: SessionId,
+        tries_max: u8,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(session) = self.sessions.find(id) else { return };
         let Session { state, waiting, composition, request, .. } = self.sessions.table[session as usize];
         if state != SessionState::Wiring {
@@ -378,7 +390,14 @@ impl Core {
     }
 
     /// Kills the shards of a session that have not answered. The session leaves its list with that.
-    fn kill_silent(&mut self, now_ns: u64, session: u32, hold: Hold, reason: KillReason, effects: &mut Vec<Effect>) {
+    fn kill_silent(
+        &mut self,
+        now_ns: u64,
+        session: u32,
+        hold: Hold,
+        reason: KillReason,
+        effects: &mut Vec<Effect>,
+    ) {
         let id = self.sessions.table[session as usize].id(session);
         for member in self.members_of(session) {
             // The first kill may have ended the session, and its members with it.

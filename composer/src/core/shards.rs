@@ -3,12 +3,12 @@
 //! Invariants: a shard that takes sessions is in its component's list of idle shards when it holds none, in the
 //! list of open ones when it has room, in neither when it is full. `room` counts the free places of them all.
 
+use super::event::KillReason;
 use super::list::{Linked, Links, List, NONE};
+use super::refusal::Death;
 use super::shape::Shape;
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
-
-use super::event::{Exit, KillReason};
 
 /// What a shard means to the next session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub(super) struct Stock {
     pub(super) failures: u32,
     /// No launch before this time.
     pub(super) retry_ns: u64,
-    pub(super) last_failure: Option<Exit>,
+    pub(super) last_failure: Option<Death>,
 }
 
 impl Stock {
@@ -219,7 +219,13 @@ impl Shards {
     }
 
     /// A new shard that starts now. `None` when there were [`u32::MAX`] of them already.
-    pub(super) fn add(&mut self, component: u16, capacity: u32, embedder_link: Option<LinkId>, now_ns: u64) -> Option<u32> {
+    pub(super) fn add(
+        &mut self,
+        component: u16,
+        capacity: u32,
+        embedder_link: Option<LinkId>,
+        now_ns: u64,
+    ) -> Option<u32> {
         let id = ShardId(self.next_id);
         self.next_id = self.next_id.checked_add(1)?;
         let at = self.free.pop().unwrap_or(self.table.len() as u32);

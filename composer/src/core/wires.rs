@@ -106,7 +106,13 @@ impl Core {
 
     /// Wires two shards of `set`. If one of them has [`LINKS_MAX`] links, one goes that no session uses and that
     /// does not lead into `set`; `None` if there is none.
-    pub(super) fn connect(&mut self, caller: u32, callee: u32, set: &[u32], effects: &mut Vec<Effect>) -> Option<u32> {
+    pub(super) fn connect(
+        &mut self,
+        caller: u32,
+        callee: u32,
+        set: &[u32],
+        effects: &mut Vec<Effect>,
+    ) -> Option<u32> {
         assert!(self.link_between(caller, callee).is_none(), "two shards have one wire");
         for shard in [caller, callee] {
             if self.shards.get(shard).wire_count() >= LINKS_MAX {
@@ -191,7 +197,8 @@ impl Core {
         let wire = self.wires.add(sides);
         for (side, peer) in [(sides[0], sides[1].shard), (sides[1], sides[0].shard)] {
             if side.shard != NONE {
-                self.shards.get_mut(side.shard).wires[usize::from(side.link.0)] = Link { wire, peer, up: false };
+                self.shards.get_mut(side.shard).wires[usize::from(side.link.0)] =
+                    Link { wire, peer, up: false };
             }
         }
         let [caller, callee] = sides.map(|s| self.wire_end(s));
@@ -249,8 +256,11 @@ impl Core {
     }
 
     fn share_a_session(&self, a: u32, b: u32) -> bool {
-        let (few, other) =
-            if self.shards.get(a).holders.len() <= self.shards.get(b).holders.len() { (a, b) } else { (b, a) };
+        let (few, other) = if self.shards.get(a).holders.len() <= self.shards.get(b).holders.len() {
+            (a, b)
+        } else {
+            (b, a)
+        };
         let sessions = self.shards.get(few).holders.iter().map(|&m| self.sessions.session_of(m));
         sessions.into_iter().any(|session| self.sessions.members(session).any(|m| m.shard == other))
     }

@@ -1,0 +1,285 @@
+//! The control protocol: what a composer and a shard say to each other over the shard's one inherited socket.
+//!
+//! The socket is a Unix seqpacket pair. A packet is one message in postcard's format; descriptors ride along. Nothing
+//! of a session's messages goes this way: only the shard's start, its links, and its end.
+//!
+//! ```text
+//! shard                                  composer
+//!   Hello  (protocol version, pid)  ──▶
+//!                                   ◀──  Welcome (who it is)  + bell, statistics page
+//!                                   ◀──  Wire (link 0, to the composer)  + two rings, a bell
+//!   Ready                           ──▶
+//!                                   ◀──  Wire (a link pair)   + two rings, the peer's bell
+//!   Wired                           ──▶
+//!   Broken (link, error)            ──▶      at any time
+//!                                   ◀──  Unwire, Stop         at any time
+//! ```
+//!
+//! Invariant: a packet that does not decode, is of another version, or lacks its descriptors ends the connection
+//! with an error that says so. Either side treats the end of the connection as the death of the other.
+
+use crate::id::{ComponentId, LinkId, ShardId};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The version of this protocol and of all layouts in shared memory. Both sides must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// The largest packet, in bytes.
+pub const PACKET_BYTES_MAX: usize = 128 << 10;
+/// The most descriptors that a packet carries.
+pub const DESCRIPTORS_MAX: usize = 4;
+/// The descriptor that a shard inherits.
+pub const CONTROL_FD: i32 = 3;
+/// The environment variable that tells a program that it is a shard; its value is the protocol's version.
+pub const CONTROL_ENV: &str = "SHARD_CONTROL";
+/// The link to the composer, on which sessions are opened and closed.
+pub const COMPOSER_LINK: LinkId = LinkId(0);
+
+/// What a composer says to a shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToShard {
+    /// Who the shard is. With it come its bell and its statistics page.
+    Welcome(Welcome),
+    /// A pair of links to one peer. With it come the ring to read, the ring to write and the peer's bell.
+    Wire(Wire),
+    /// The peer of this link is gone.
+    Unwire {
+        /// The link.
+        link: LinkId,
+    },
+    /// End: no session is left. The shard finishes what it does and exits with 0.
+    Stop,
+}
+
+/// Who a shard is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Its number.
+    pub shard: ShardId,
+    /// Its component.
+    pub component: ComponentId,
+    /// What the manifest says of the component, in a form that the SDK knows.
+    pub spec: Vec<u8>,
+    /// The processor that it has for itself, if any.
+    pub core: Option<u32>,
+    /// The processors for its service thread, and for the shard itself if it has none of its own.
+    pub shared_cores: Vec<u32>,
+    /// How long it may poll before it sleeps, in microseconds: 0 for not at all, `u32::MAX` for ever.
+    pub spin_us: u32,
+}
+
+/// A pair of links, one each way, between the receiver of this and one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wire {
+    /// The pair's number at the receiver.
+    pub link: LinkId,
+    /// The pair's number at the peer: the bit in its bell.
+    pub peer_link: LinkId,
+    /// The peer's component.
+    pub component: ComponentId,
+    /// The peer, if it is a shard and not the program that holds the composer.
+    pub shard: Option<ShardId>,
+    /// The size of the ring to read, in bytes of data.
+    pub in_ring_bytes: u32,
+    /// The size of the ring to write.
+    pub out_ring_bytes: u32,
+    /// The largest message that comes.
+    pub in_message_bytes_max: u32,
+    /// The largest message that goes.
+    pub out_message_bytes_max: u32,
+}
+
+/// What a shard says to its composer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromShard {
+    /// The first message.
+    Hello {
+        /// [`PROTOCOL_VERSION`] as the shard was built with it.
+        version: u32,
+        /// Its process.
+        pid: u32,
+    },
+    /// It can take sessions.
+    Ready,
+    /// It uses the link from now on.
+    Wired {
+        /// The link.
+        link: LinkId,
+    },
+    /// A peer broke the rules on this link, and the shard closed it.
+    Broken {
+        /// The link.
+        link: LinkId,
+        /// What happened.
+        error: String,
+    },
+    /// It cannot start, or can't go on, and exits.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a control connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The other side is gone.
+    #[error("the other end of the control socket is gone")]
+    Closed,
+    /// The kernel said no.
+    #[error("the control socket failed: {0}")]
+    Io(#[from] io::Error),
+    /// What came is no message of this protocol.
+    #[error("what came over the control socket is no message of protocol version {PROTOCOL_VERSION} ({0}); build both sides from the same release")]
+    Garbled(String),
+    /// A message is too large to send.
+    #[error("a control message of {bytes} bytes is larger than {PACKET_BYTES_MAX}; make the component's configuration or its list of ports smaller")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+/// One end of a control connection.
+#[derive(Debug)]
+pub struct ControlSocket {
+    fd: OwnedFd,
+}
+
+impl ControlSocket {
+    /// A connected pair.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self { fd: a }, Self { fd: b }))
+    }
+
+    /// Takes a descriptor as a control socket.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Makes calls return at once instead of waiting, with [`io::ErrorKind::WouldBlock`].
+    ///
+    /// # Errors
+    /// When the descriptor is no socket.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.fd)?;
+        Ok(rustix::fs::fcntl_setfl(&self.fd, flags | rustix::fs::OFlags::NONBLOCK)?)
+    }
+
+    /// Sends a message with descriptors.
+    ///
+    /// # Errors
+    /// The other side is gone, the message is too large, or the socket is full and does not wait.
+    pub fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+        let packet = postcard::to_stdvec(message).map_err(|e| ControlError::Garbled(e.to_string()))?;
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(ControlError::TooLarge { bytes: packet.len() });
+        }
+        assert!(fds.len() <= DESCRIPTORS_MAX, "a packet carries at most {DESCRIPTORS_MAX} descriptors");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        match rustix::net::sendmsg(&self.fd, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(ControlError::Closed),
+            Err(error) => Err(ControlError::Io(error.into())),
+        }
+    }
+
+    /// Receives a message and its descriptors.
+    ///
+    /// # Errors
+    /// The other side is gone, nothing is there and the socket does not wait, or what came is garbled.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = loop {
+            let into = &mut [IoSliceMut::new(&mut packet)];
+            match rustix::net::recvmsg(&self.fd, into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(got) => break got,
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Err(ControlError::Closed),
+                Err(error) => return Err(ControlError::Io(error.into())),
+            }
+        };
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if got.bytes == 0 {
+            return Err(ControlError::Closed);
+        }
+        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(ControlError::Garbled("it is larger than any message".into()));
+        }
+        let message =
+            postcard::from_bytes(&packet[..got.bytes]).map_err(|e| ControlError::Garbled(e.to_string()))?;
+        Ok((message, fds))
+    }
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<ControlSocket> for OwnedFd {
+    fn from(socket: ControlSocket) -> OwnedFd {
+        socket.fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_and_its_descriptors_arrive_together() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        a.send(&ToShard::Stop, &[a.as_fd(), b.as_fd()]).unwrap();
+        let (message, fds) = b.receive::<ToShard>().unwrap();
+        assert_eq!(message, ToShard::Stop);
+        assert_eq!(fds.len(), 2);
+    }
+
+    #[test]
+    fn the_end_of_the_other_side_is_told_from_an_error() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        drop(a);
+        assert!(matches!(b.receive::<ToShard>(), Err(ControlError::Closed)));
+        assert!(matches!(b.send(&FromShard::Ready, &[]), Err(ControlError::Closed)));
+    }
+
+    #[test]
+    fn garbage_is_named_and_never_a_message() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        rustix::net::send(&a, &[0xff; 40], SendFlags::empty()).unwrap();
+        assert!(matches!(b.receive::<ToShard>(), Err(ControlError::Garbled(_))));
+    }
+
+    #[test]
+    fn a_message_that_no_packet_holds_is_refused_before_it_is_sent() {
+        let (a, _b) = ControlSocket::pair().unwrap();
+        let reason = "x".repeat(PACKET_BYTES_MAX + 1);
+        let sent = a.send(&FromShard::Failed { reason }, &[]);
+        assert!(matches!(sent, Err(ControlError::TooLarge { .. })));
+    }
+}
