@@ -74,20 +74,20 @@ impl Patience {
 /// The times of a round's round trips.
 pub struct Samples {
     clock: quanta::Clock,
-    step_ns: u64,
+    step_ns: f64,
     ticks: Vec<u64>,
 }
 
 impl Samples {
     /// Room for [`SAMPLES_MAX`] samples, touched beforehand. The clock moves in steps of `step_ns`.
-    pub fn new(clock: quanta::Clock, step_ns: u64) -> Self {
+    pub fn new(clock: quanta::Clock, step_ns: f64) -> Self {
         let mut ticks = vec![1; SAMPLES_MAX];
         ticks.clear();
         Self { clock, step_ns, ticks }
     }
 
     /// The steps in which samples can differ, in nanoseconds.
-    pub fn step_ns(&self) -> u64 {
+    pub fn step_ns(&self) -> f64 {
         self.step_ns
     }
 

@@ -14,17 +14,22 @@ pub struct Timer {
     /// One read, in nanoseconds.
     pub cost_ns: f64,
     /// The least difference between two reads that are not equal, in nanoseconds.
-    pub step_ns: u64,
+    pub step_ns: f64,
 }
 
 impl Timer {
     /// Reads the clock many times.
     pub fn measure(clock: &quanta::Clock) -> Self {
         let start = Instant::now();
-        let reads: Vec<u64> = (0..TIMER_READS).map(|_| clock.raw()).collect();
+        for _ in 0..TIMER_READS {
+            std::hint::black_box(clock.raw());
+        }
         let cost_ns = start.elapsed().as_nanos() as f64 / f64::from(TIMER_READS);
-        let steps = reads.windows(2).map(|pair| clock.delta_as_nanos(pair[0], pair[1]));
-        Self { cost_ns, step_ns: steps.filter(|&step| step > 0).min().unwrap_or(0) }
+        let reads: Vec<u64> = (0..TIMER_READS).map(|_| clock.raw()).collect();
+        let steps = reads.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).filter(|&step| step > 0);
+        // A thousand steps at once: one alone would be rounded to a nanosecond.
+        let step_ns = clock.delta_as_nanos(0, 1_000 * steps.min().unwrap_or(0)) as f64 / 1e3;
+        Self { cost_ns, step_ns }
     }
 }
 
@@ -40,7 +45,7 @@ pub fn describe(cores: Cores, timer: Timer, rounds: usize) -> String {
     format!(
         "shard-bench {version}, {date}; Linux {kernel}, {cpu}; {places}\n\
          median of {rounds} interleaved rounds; the timer costs {:.1} ns a sample, which is not subtracted, and moves in steps of \
-         {} ns",
+         {:.1} ns",
         timer.cost_ns,
         timer.step_ns,
         version = version(),

@@ -133,11 +133,11 @@ impl<'a> Pair<'a> {
     }
 }
 
-fn percentiles(nanoseconds: impl Iterator<Item = u64>, step_ns: u64) -> Option<Percentiles> {
+fn percentiles(nanoseconds: impl Iterator<Item = u64>, step_ns: f64) -> Option<Percentiles> {
     let mut histogram =
         Histogram::<u64>::new_with_bounds(1, TIME_NS_MAX, 3).expect("bounds that are allowed");
     nanoseconds.for_each(|ns| histogram.saturating_record(ns));
-    let at = |quantile| quantile_ns(&histogram, step_ns as f64, quantile);
+    let at = |quantile| quantile_ns(&histogram, step_ns, quantile);
     Some(Percentiles { p50: at(0.5)?, p99: at(0.99)?, p999: at(0.999)? })
 }
 
@@ -303,13 +303,13 @@ mod tests {
             .expect("samples");
         assert!((p.p50 / 50_000.0 - 1.0).abs() < 0.001, "{p:?}");
         assert!((p.p99 / 2e9 - 1.0).abs() < 0.001, "{p:?}");
-        assert_eq!(percentiles(std::iter::empty(), 1), None);
+        assert_eq!(percentiles(std::iter::empty(), 1.0), None);
     }
 
     #[test]
     fn a_coarse_timer_does_not_round_the_median() {
         // 104 ns, seen by a timer that steps by 10 ns: 100 six times out of ten, 110 four times.
-        let p = percentiles((0..1_000).map(|n| if n % 10 < 6 { 100 } else { 110 }), 10).expect("samples");
+        let p = percentiles((0..1_000).map(|n| if n % 10 < 6 { 100 } else { 110 }), 10.0).expect("samples");
         assert!((p.p50 - 104.0).abs() < 1.0, "{p:?}");
     }
 

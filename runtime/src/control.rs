@@ -137,10 +137,14 @@ pub enum ControlError {
     #[error("the control socket failed: {0}")]
     Io(#[from] io::Error),
     /// What came is no message of this protocol.
-    #[error("what came over the control socket is no message of protocol version {PROTOCOL_VERSION} ({0}); build both sides from the same release")]
+    #[error(
+        "what came over the control socket is no message of protocol version {PROTOCOL_VERSION} ({0}); build both sides from the same release"
+    )]
     Garbled(String),
     /// A message is too large to send.
-    #[error("a control message of {bytes} bytes is larger than {PACKET_BYTES_MAX}; make the component's configuration or its list of ports smaller")]
+    #[error(
+        "a control message of {bytes} bytes is larger than {PACKET_BYTES_MAX}; make the component's configuration or its list of ports smaller"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,

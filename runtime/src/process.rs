@@ -2,15 +2,19 @@
 //!
 //! Only a single-threaded process calls this (the composer's launch helper), so what runs between fork and exec may
 //! allocate, though it does not. The child gets one descriptor, its control socket, and dies with its parent.
+//!
+//! Invariant: the caller keeps its own descriptor number [`CONTROL_FD`] open, so that nothing else can have that
+//! number in the child before the socket takes it.
 
 use crate::control::{CONTROL_ENV, CONTROL_FD, PROTOCOL_VERSION};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What to start.
 pub struct Spawn<'a> {
@@ -57,6 +61,24 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
     // The child is not reaped yet, so its number can't have been given to another process.
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
     Ok(Spawned { child, pidfd })
+}
+
+/// The control socket that this process inherited as [`CONTROL_FD`], once. `None` if there is none, or if it was
+/// taken before.
+pub fn take_control() -> Option<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    // SAFETY: the descriptor is only looked at while it is borrowed.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
+    let socket = rustix::net::sockopt::socket_type(borrowed).is_ok();
+    // AcqRel: whoever sets it first owns the descriptor.
+    if !socket || TAKEN.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    // SAFETY: the process inherited it for this purpose, and `TAKEN` makes sure that it has one owner.
+    let fd = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    // What we start ourselves does not inherit it.
+    let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
+    Some(fd)
 }
 
 /// In the child, before exec: dies with its parent, keeps nothing open but standard streams and the control socket.

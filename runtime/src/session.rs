@@ -28,15 +28,8 @@ pub enum Verb {
 }
 
 impl Verb {
-    const ALL: [Verb; 7] = [
-        Verb::Open,
-        Verb::Opened,
-        Verb::OpenRefused,
-        Verb::Close,
-        Verb::Closed,
-        Verb::Rejected,
-        Verb::End,
-    ];
+    const ALL: [Verb; 7] =
+        [Verb::Open, Verb::Opened, Verb::OpenRefused, Verb::Close, Verb::Closed, Verb::Rejected, Verb::End];
 
     /// The verb as a frame's port.
     pub const fn port(self) -> PortId {
@@ -123,7 +116,8 @@ impl Rejection {
     /// Reads the payload; `None` if it is malformed.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let &[a, b, why, 0] = payload else { return None };
-        let why = *[Refused::Session, Refused::Port, Refused::TooLarge, Refused::Link].get(usize::from(why))?;
+        let why =
+            *[Refused::Session, Refused::Port, Refused::TooLarge, Refused::Link].get(usize::from(why))?;
         Some(Self { port: PortId(u16::from_le_bytes([a, b])), why })
     }
 }

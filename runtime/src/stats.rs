@@ -32,7 +32,8 @@ const EXPONENT_MAX: u32 = 40;
 const BUCKETS: usize = (EXPONENT_MAX - STEP_BITS + 2) as usize * STEPS;
 const HISTOGRAM_BYTES: usize = (BUCKETS + 2) * 8;
 
-const LINKS_AT: usize = (HISTOGRAMS_AT + Timing::ALL.len() * HISTOGRAM_BYTES).next_multiple_of(LINE_PAIR_BYTES);
+const LINKS_AT: usize =
+    (HISTOGRAMS_AT + Timing::ALL.len() * HISTOGRAM_BYTES).next_multiple_of(LINE_PAIR_BYTES);
 const LINK_BYTES: usize = 64;
 /// The size of a statistics region.
 pub const STATS_BYTES: usize = (LINKS_AT + LINKS_MAX * LINK_BYTES).next_multiple_of(PAGE_BYTES);
@@ -313,7 +314,8 @@ impl Histogram {
     /// What came since `earlier`, a copy of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Histogram) -> Histogram {
-        let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then)).collect();
+        let counts =
+            self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then)).collect();
         Histogram { counts, max_ns: self.max_ns }
     }
 

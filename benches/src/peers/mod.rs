@@ -45,8 +45,9 @@ pub fn all() -> Vec<Box<dyn Peer>> {
     ]
 }
 
-/// The size of a ring, in bytes, for whoever can choose: what serves each of them best. Small where one message is
-/// under way at a time; where many are, so large that the reader does not fetch lines that are being written.
+/// The size of a ring, in bytes, the same for everyone who can choose: small where one message is under way at a
+/// time, larger for streams, largest for streams of large messages. A common choice, not each one's best: streams
+/// differ more from run to run on a shared machine than from size to size.
 fn ring_bytes(case: &Case) -> usize {
     match (case.test, case.bytes) {
         (Test::Stream, 1_024..) => 4 << 20,

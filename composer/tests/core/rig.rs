@@ -1,0 +1,173 @@
+//! A world in which everything happens at once, unless a test says otherwise.
+
+use shard_composer::core::{
+    CompositionId, Core, Effect, Event, Exit, KillReason, Loss, Refusal, RequestId, ShardState,
+};
+use shard_runtime::id::{ComponentId, SessionId, ShardId};
+use shardkit::application::Application;
+
+pub const MS: u64 = 1_000_000;
+
+/// The core, and what the world answers by itself.
+pub struct Rig {
+    pub core: Core,
+    pub now_ns: u64,
+    /// Every effect so far.
+    pub effects: Vec<Effect>,
+    answered: usize,
+    pub starts: bool,
+    pub wires: bool,
+    pub opens: bool,
+    pub closes: bool,
+    pub stops: bool,
+    next_request: u64,
+}
+
+impl Rig {
+    /// The core for an application, started, with its warm shards ready.
+    pub fn new(application: &Application) -> Self {
+        let mut rig = Self::new_without_answers(application);
+        (rig.starts, rig.wires, rig.opens, rig.closes, rig.stops) = (true, true, true, true, true);
+        rig.tell(Event::Start);
+        rig
+    }
+
+    pub fn new_without_answers(application: &Application) -> Self {
+        let (starts, wires, opens, closes, stops) = (false, false, false, false, false);
+        let core = Core::new(application);
+        Self {
+            core,
+            now_ns: MS,
+            effects: vec![],
+            answered: 0,
+            starts,
+            wires,
+            opens,
+            closes,
+            stops,
+            next_request: 0,
+        }
+    }
+
+    /// Tells the core, and answers what it wants done.
+    pub fn tell(&mut self, event: Event) {
+        self.handle(event);
+        while self.answered < self.effects.len() {
+            let effect = self.effects[self.answered].clone();
+            self.answered += 1;
+            if let Some(answer) = self.answer(effect) {
+                self.handle(answer);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.core.handle(self.now_ns, event.clone(), &mut self.effects);
+        if let Err(what) = self.core.check_invariants() {
+            panic!("after {event:?}: {what}");
+        }
+    }
+
+    fn answer(&self, effect: Effect) -> Option<Event> {
+        Some(match effect {
+            Effect::Launch { shard, .. } if self.starts => Event::ShardReady { shard },
+            Effect::Wire { wire, .. } if self.wires => Event::Wired { wire },
+            Effect::Open { session, shard } if self.opens => Event::Opened { session, shard },
+            Effect::Close { session, shard } if self.closes => Event::Closed { session, shard },
+            Effect::Stop { shard } if self.stops => Event::ShardExited { shard, how: Exit::Code(0) },
+            Effect::Kill { shard, .. } if self.stops => Event::ShardExited { shard, how: Exit::Signal(9) },
+            _ => return None,
+        })
+    }
+
+    /// Lets time pass, with a tick at each deadline.
+    pub fn pass_ms(&mut self, ms: u64) {
+        let until_ns = self.now_ns + ms * MS;
+        while let Some(at_ns) = self.core.next_deadline().filter(|&at_ns| at_ns <= until_ns) {
+            self.now_ns = self.now_ns.max(at_ns);
+            self.tell(Event::Tick);
+            let next_ns = self.core.next_deadline();
+            assert!(next_ns.is_none_or(|next_ns| next_ns > self.now_ns), "a tick that does nothing");
+        }
+        self.now_ns = until_ns;
+    }
+
+    /// Asks for a session of composition 0.
+    pub fn request(&mut self, wait_ms: u64) -> RequestId {
+        self.request_of(0, wait_ms)
+    }
+
+    pub fn request_of(&mut self, composition: u16, wait_ms: u64) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        let deadline_ns = self.now_ns + wait_ms * MS;
+        self.tell(Event::SessionRequested { request, composition: CompositionId(composition), deadline_ns });
+        request
+    }
+
+    /// Asks for a session that is there at once.
+    pub fn compose(&mut self) -> SessionId {
+        let request = self.request(0);
+        self.ready(request).unwrap_or_else(|| panic!("{:?}", self.failed(request)))
+    }
+
+    pub fn end(&mut self, session: SessionId) {
+        self.tell(Event::SessionEnded { session });
+    }
+
+    pub fn exit(&mut self, shard: ShardId) {
+        self.tell(Event::ShardExited { shard, how: Exit::Signal(9) });
+    }
+
+    pub fn ready(&self, of: RequestId) -> Option<SessionId> {
+        self.effects.iter().find_map(|e| match *e {
+            Effect::SessionReady { request, session, .. } if request == of => Some(session),
+            _ => None,
+        })
+    }
+
+    pub fn launched_for(&self, of: RequestId) -> Option<u16> {
+        self.effects.iter().find_map(|e| match *e {
+            Effect::SessionReady { request, launched, .. } if request == of => Some(launched),
+            _ => None,
+        })
+    }
+
+    pub fn failed(&self, of: RequestId) -> Option<Refusal> {
+        self.effects.iter().find_map(|e| match e {
+            Effect::RequestFailed { request, reason } if *request == of => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn lost(&self, of: SessionId) -> Option<Loss> {
+        self.effects.iter().find_map(|e| match e {
+            Effect::SessionLost { session, reason } if *session == of => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn killed(&self, of: ShardId) -> Option<KillReason> {
+        self.effects.iter().find_map(|e| match *e {
+            Effect::Kill { shard, reason } if shard == of => Some(reason),
+            _ => None,
+        })
+    }
+
+    pub fn has(&self, effect: Effect) -> bool {
+        self.effects.contains(&effect)
+    }
+
+    pub fn shards_of(&self, session: SessionId) -> Vec<ShardId> {
+        self.core.session(session).expect("the session is there").shards().collect()
+    }
+
+    pub fn live(&self, component: u16) -> Vec<ShardId> {
+        let live = self.core.shards().filter(|s| s.state != ShardState::Draining);
+        live.filter(|s| s.component == ComponentId(component)).map(|s| s.id).collect()
+    }
+
+    pub fn launches(&self) -> usize {
+        self.effects.iter().filter(|e| matches!(e, Effect::Launch { .. })).count()
+    }
+}

@@ -1,0 +1,328 @@
+//! An endpoint: an inbox and a desk, for whoever owns the loop: a shard's process, a program that embeds the
+//! composer, the test rig.
+//!
+//! Invariant: handlers run only inside [`Endpoint::poll`] and [`Endpoint::tick`], on the caller's thread.
+
+use crate::application::Component;
+use crate::context::Context;
+use crate::desk::{Clock, Desk, REASON_BYTES_MAX};
+use crate::error::Error;
+use crate::message::{CallId, Message, Tick};
+use crate::shard::Shard;
+use shard_runtime::control::COMPOSER_LINK;
+use shard_runtime::frame::{Flags, Header};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
+use shard_runtime::inbox::{Inbound, Inbox, Receiver, WaitStrategy};
+use shard_runtime::outbox::Outbound;
+use shard_runtime::ring::RingError;
+use shard_runtime::session::{Open, Refused, Verb};
+use shard_runtime::stats::{Counter, LinkCounts, SAMPLE_EVERY, Stats, Timing};
+use shard_runtime::wake::{Bell, Ringer};
+
+/// So many rounds pass between two updates of the statistics page's link counts.
+const PUBLISH_ROUNDS: u64 = 4096;
+/// So many messages may be answered before the answers leave, while handlers are quick.
+const FLUSH_MESSAGES_MAX: u32 = 16;
+/// A handler that takes longer is slow: its answer leaves at once.
+const SLOW_HANDLER_NS: u64 = 1_000;
+
+/// See the head of this file.
+pub struct Endpoint {
+    inbox: Inbox,
+    desk: Desk,
+    rounds: u64,
+    broken: Vec<(LinkId, RingError)>,
+}
+
+impl Endpoint {
+    /// An endpoint of a component, without links.
+    pub fn new(shard: ShardId, component: Component, bell: Bell, stats: Option<Stats>) -> Self {
+        let seed = shard_runtime::clock::now_ns() ^ u64::from(shard.0) << 32;
+        Self::with_clock(shard, component, bell, stats, Clock::Monotonic, seed)
+    }
+
+    pub(crate) fn with_clock(
+        shard: ShardId,
+        component: Component,
+        bell: Bell,
+        stats: Option<Stats>,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
+        let desk = Desk::new(shard, component, stats, clock, seed);
+        Self { inbox: Inbox::new(bell), desk, rounds: 0, broken: Vec::new() }
+    }
+
+    /// The component that this is an end of.
+    pub fn component(&self) -> &Component {
+        &self.desk.component
+    }
+
+    /// What handlers get.
+    pub fn context(&mut self) -> Context<'_> {
+        Context { desk: &mut self.desk }
+    }
+
+    /// A ringer of this endpoint's bell, for other threads.
+    pub fn ringer(&self) -> Ringer {
+        self.inbox.ringer()
+    }
+
+    /// Whether another thread called in since this was last asked.
+    pub fn take_called_in(&mut self) -> bool {
+        self.inbox.take_called_in()
+    }
+
+    /// Adds a pair of links to a peer.
+    ///
+    /// # Panics
+    /// If the number is taken.
+    pub fn attach(&mut self, link: LinkId, component: Option<ComponentId>, inbound: Inbound, outbound: Outbound) {
+        self.inbox.attach(link, inbound);
+        self.desk.outbox.attach(link, outbound);
+        self.desk.set_peer(link, component);
+    }
+
+    /// Removes a pair of links. Messages that wait for it are gone, as their receiver is.
+    pub fn detach(&mut self, link: LinkId) {
+        self.inbox.detach(link);
+        self.desk.outbox.detach(link);
+        self.desk.set_peer(link, None);
+    }
+
+    /// Opens a session here, without asking anyone: for the program that holds the composer.
+    pub fn open(
+        &mut self,
+        session: SessionId,
+        composition: u16,
+        routes: impl Iterator<Item = (ComponentId, LinkId)> + Clone,
+    ) {
+        self.desk.open(session, composition, routes);
+    }
+
+    /// Closes a session here. False if it was not open.
+    pub fn close(&mut self, session: SessionId) -> bool {
+        self.desk.close(session)
+    }
+
+    /// One round: takes what came, hands it to `shard`, sends what it sends. Returns how many messages were handed
+    /// over. While the outbox is full nothing is taken: the shard pauses.
+    #[inline(always)]
+    pub fn poll(&mut self, shard: &mut impl Shard) -> usize {
+        self.rounds += 1;
+        let mut taken = 0;
+        if self.desk.outbox.waits() && self.blocked() {
+            // Paused: room for what waits comes first.
+        } else {
+            let mut dispatch =
+                Dispatch { shard, desk: &mut self.desk, broken: &mut self.broken, unflushed: 0 };
+            taken = self.inbox.poll(&mut dispatch);
+        }
+        self.desk.outbox.flush();
+        if self.rounds.is_multiple_of(PUBLISH_ROUNDS) {
+            self.publish_counts();
+        }
+        taken
+    }
+
+    /// Writes what waits; says whether some link's queue is still full.
+    #[cold]
+    fn blocked(&mut self) -> bool {
+        self.desk.outbox.flush();
+        let blocked = self.desk.outbox.blocked();
+        self.desk.set(Counter::PausedOn, blocked.map_or(0, |link| u64::from(link.0) + 1));
+        blocked.is_some()
+    }
+
+    /// Runs a tick.
+    pub fn tick(&mut self, shard: &mut impl Shard, tick: Tick) {
+        self.desk.count(Counter::Ticks, 1);
+        self.desk.count(Counter::TicksMissed, tick.missed);
+        if let Some(stats) = &self.desk.stats {
+            stats.record(Timing::TickLate, tick.late_ns);
+        }
+        if let Err(error) = shard.on_tick(tick, &mut Context { desk: &mut self.desk }) {
+            self.desk.count(Counter::HandlerErrors, 1);
+            self.desk.end(SessionId::NONE, &error.to_string());
+        }
+        self.desk.outbox.flush();
+    }
+
+    /// A link that broke: a peer did not keep the rules. It is closed already; the caller tells the composer.
+    pub fn take_broken(&mut self) -> Option<(LinkId, RingError)> {
+        if let Some((link, error)) = self.desk.outbox.take_broken() {
+            self.broken.push((link, error));
+        }
+        let (link, error) = self.broken.pop()?;
+        self.detach(link);
+        Some((link, error))
+    }
+
+    /// Waits for the next thing to do, at the longest until `until_ns` of the monotonic clock. Call it after a round
+    /// that brought nothing.
+    #[inline(always)]
+    pub fn wait(&mut self, strategy: WaitStrategy, until_ns: Option<u64>) {
+        self.inbox.wait(strategy, &mut self.desk.outbox, until_ns);
+    }
+
+    /// Sleeps until something comes or `until_ns` is reached.
+    pub fn park(&mut self, until_ns: Option<u64>) {
+        self.publish_counts();
+        self.inbox.park(&mut self.desk.outbox, until_ns);
+    }
+
+    /// Brings the statistics page up to date.
+    pub fn publish_counts(&mut self) {
+        let Some(stats) = &self.desk.stats else { return };
+        stats.set(Counter::Beats, self.rounds);
+        stats.set(Counter::Parks, self.inbox.parks());
+        stats.set(Counter::MessagesOut, self.desk.sent());
+        let (mut bytes_in, mut bytes_out, mut full, mut waiting) = (0, 0, 0, 0);
+        let mut sent = self.desk.outbox.iter();
+        for (link, inbound) in self.inbox.iter() {
+            let received = inbound.received();
+            let sent = sent.by_ref().find(|(id, _)| *id == link).map(|(_, out)| out.sent()).unwrap_or_default();
+            bytes_in += received.bytes;
+            bytes_out += sent.bytes;
+            full += sent.full;
+            waiting += sent.waiting;
+            let counts = LinkCounts {
+                messages_in: received.messages,
+                bytes_in: received.bytes,
+                messages_out: sent.messages,
+                bytes_out: sent.bytes,
+                full: sent.full,
+                waiting: sent.waiting,
+            };
+            stats.set_link(link, &counts);
+        }
+        stats.set(Counter::BytesIn, bytes_in);
+        stats.set(Counter::BytesOut, bytes_out);
+        stats.set(Counter::RingsFull, full);
+        stats.set(Counter::OutboxWaiting, waiting);
+    }
+}
+
+/// Brings what arrives to the shard.
+struct Dispatch<'a, S> {
+    shard: &'a mut S,
+    desk: &'a mut Desk,
+    broken: &'a mut Vec<(LinkId, RingError)>,
+    unflushed: u32,
+}
+
+impl<S: Shard> Receiver for Dispatch<'_, S> {
+    #[inline(always)]
+    fn message(&mut self, link: LinkId, header: &Header, payload: &[u8]) {
+        if header.flags.has(Flags::CONTROL) {
+            self.control(link, header, payload);
+            return;
+        }
+        let why = match self.desk.sessions.get(header.session) {
+            Some(open) if open.partners.contains(&link) => None,
+            Some(_) => Some(Refused::Link),
+            None => Some(Refused::Session),
+        };
+        if let Some(why) = why {
+            return self.desk.reject(link, header, why);
+        }
+        let Some(kind) = self.desk.kind(link, header) else {
+            return self.desk.reject(link, header, Refused::Port);
+        };
+        let call = header.flags.has(Flags::CALL).then_some(CallId(header.call));
+        let message = Message { session: header.session, kind, link, port: header.port, call, payload };
+        if header.flags.has(Flags::STAMP) {
+            self.timed(message, header.stamp_ns);
+        } else {
+            self.handle(message);
+        }
+        self.unflushed += 1;
+        if self.desk.slow || self.unflushed >= FLUSH_MESSAGES_MAX {
+            self.unflushed = 0;
+            self.desk.outbox.flush();
+        }
+    }
+
+    #[inline(always)]
+    fn drained(&mut self, _link: LinkId, messages: usize) {
+        self.desk.count(Counter::MessagesIn, messages as u64);
+        self.desk.outbox.flush();
+    }
+
+    fn broken(&mut self, link: LinkId, error: RingError) {
+        self.broken.push((link, error));
+    }
+}
+
+impl<S: Shard> Dispatch<'_, S> {
+    #[inline(always)]
+    fn handle(&mut self, message: Message<'_>) {
+        let session = message.session;
+        if let Err(error) = self.shard.on_message(message, &mut Context { desk: self.desk }) {
+            self.failed(session, &error);
+        }
+    }
+
+    /// One message in [`SAMPLE_EVERY`] says when it was sent; its handler is timed as well.
+    #[inline(never)]
+    fn timed(&mut self, message: Message<'_>, sent_ns: u64) {
+        const { assert!(SAMPLE_EVERY > 0) };
+        let start_ns = self.desk.clock.now_ns();
+        self.handle(message);
+        let took_ns = self.desk.clock.now_ns().saturating_sub(start_ns);
+        self.desk.slow = took_ns > SLOW_HANDLER_NS;
+        if let Some(stats) = &self.desk.stats {
+            stats.record(Timing::Transit, start_ns.saturating_sub(sent_ns));
+            stats.record(Timing::Handler, took_ns);
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, session: SessionId, error: &Error) {
+        self.desk.count(Counter::HandlerErrors, 1);
+        self.desk.end(session, &error.to_string());
+    }
+
+    #[cold]
+    fn control(&mut self, link: LinkId, header: &Header, payload: &[u8]) {
+        match Verb::from_port(header.port) {
+            Some(Verb::Rejected) => {
+                if let Some(rejected) = Desk::rejected(header, payload) {
+                    self.shard.on_rejected(rejected, &mut Context { desk: self.desk });
+                }
+            }
+            // Only the composer opens and closes; from anyone else it is a lie.
+            Some(Verb::Open) if link == COMPOSER_LINK => self.open(header.session, payload),
+            Some(Verb::Close) if link == COMPOSER_LINK => self.close(header.session),
+            _ => self.desk.count(Counter::Refused, 1),
+        }
+    }
+
+    fn open(&mut self, session: SessionId, payload: &[u8]) {
+        let Some(open) = Open::decode(payload) else {
+            return self.desk.tell(Verb::OpenRefused, session, b"the opening is malformed");
+        };
+        if self.desk.sessions.len() >= self.desk.component.capacity as usize {
+            return self.desk.tell(Verb::OpenRefused, session, b"the shard holds as many sessions as it may");
+        }
+        let routes: Vec<(ComponentId, LinkId)> = open.routes().collect();
+        self.desk.open(session, open.composition, routes.iter().copied());
+        match self.shard.on_open(session, &mut Context { desk: self.desk }) {
+            Ok(()) => self.desk.tell(Verb::Opened, session, &[]),
+            Err(error) => {
+                self.desk.close(session);
+                let reason = error.to_string();
+                let text = &reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)];
+                self.desk.tell(Verb::OpenRefused, session, text);
+            }
+        }
+    }
+
+    fn close(&mut self, session: SessionId) {
+        if self.desk.sessions.get(session).is_some() {
+            self.shard.on_close(session, &mut Context { desk: self.desk });
+            self.desk.close(session);
+        }
+        self.desk.tell(Verb::Closed, session, &[]);
+    }
+}

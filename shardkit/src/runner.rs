@@ -1,0 +1,379 @@
+//! A shard's process: it joins its composer, runs the author's code, and ends.
+//!
+//! The thread that calls [`run`] (or [`Runner::join`]) is the shard: pinned if the shard has a core of its own, it
+//! polls, handles, ticks. A second thread, the service thread, reads the control socket off that core, maps what
+//! comes, and hands it over.
+//!
+//! Invariant: the process does not outlive its composer. When the control socket ends, the shard gets
+//! [`ORPHAN_GRACE`] to finish what it does, then the process exits.
+
+use crate::application::Component;
+use crate::config::Config;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::message::Tick;
+use crate::shard::Shard;
+use crossbeam::channel::{self, Receiver, Sender};
+use shard_runtime::control::{
+    COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, ToShard,
+    Welcome, Wire,
+};
+use shard_runtime::id::{ComponentId, LinkId};
+use shard_runtime::inbox::{Inbound, WaitStrategy};
+use shard_runtime::outbox::Outbound;
+use shard_runtime::region::Region;
+use shard_runtime::ring::{Ring, RingReader, RingWriter};
+use shard_runtime::stats::{Counter, STATS_BYTES, Stats};
+use shard_runtime::wake::{BELL_BYTES, Bell, Ringer};
+use shard_runtime::{clock, topology};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// How long a shard may go on after its composer is gone.
+pub const ORPHAN_GRACE: Duration = Duration::from_millis(200);
+/// The exit code of a shard whose composer is gone.
+pub const EXIT_ORPHAN: i32 = 70;
+/// The service thread's stack: it maps memory and decodes small messages.
+const SERVICE_STACK_BYTES: usize = 256 << 10;
+
+/// Runs a shard until its composer ends it: makes it with `make`, then takes messages for ever.
+///
+/// # Errors
+/// When the program was not started by a composer, when `make` fails, or when the control connection does.
+pub fn run<S: Shard>(make: impl FnOnce(&Config) -> Result<S>) -> Result<()> {
+    Runner::join(make)?.run()
+}
+
+/// A shard whose author owns the loop.
+///
+/// ```no_run
+/// # use shardkit::prelude::*;
+/// # struct Echo;
+/// # impl Shard for Echo {
+/// #     fn on_message(&mut self, _: Message<'_>, _: &mut Context<'_>) -> Result<()> { Ok(()) }
+/// # }
+/// # fn main() -> Result<()> {
+/// let mut runner = shardkit::Runner::join(|_config| Ok(Echo))?;
+/// while runner.poll()? {
+///     // … something of one's own, between two rounds …
+///     runner.wait();
+/// }
+/// # Ok(()) }
+/// ```
+pub struct Runner<S> {
+    shard: S,
+    endpoint: Endpoint,
+    strategy: WaitStrategy,
+    ticker: Option<Ticker>,
+    commands: Receiver<Command>,
+    control: Arc<ControlSocket>,
+    taken: usize,
+    stopped: bool,
+}
+
+/// Both directions of a link pair, ready to be used.
+struct Pair {
+    link: LinkId,
+    component: ComponentId,
+    inbound: Inbound,
+    outbound: Outbound,
+}
+
+/// What the service thread hands to the shard's thread.
+enum Command {
+    Attach(Box<Pair>),
+    Detach { link: LinkId },
+    Stop,
+}
+
+impl<S: Shard> Runner<S> {
+    /// Joins the composer that started this process and makes the shard.
+    ///
+    /// # Errors
+    /// As [`run`]. The composer is told why.
+    pub fn join(make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
+        let control = Arc::new(inherited_socket()?);
+        control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+        let joined = Self::join_over(&control, make);
+        if let Err(error) = &joined {
+            let reason = error.to_string();
+            // If the composer is gone too, there is nobody left to tell.
+            let _ = control.send(&FromShard::Failed { reason }, &[]);
+        }
+        joined
+    }
+
+    fn join_over(control: &Arc<ControlSocket>, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
+        let (message, fds) = control.receive::<ToShard>()?;
+        let ToShard::Welcome(welcome) = message else {
+            return Err(Error::new("the composer did not begin with a welcome; build both from the same release"));
+        };
+        let component: Component = postcard::from_bytes(&welcome.spec)?;
+        let [bell, stats] = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|fds| Error::new(format!("a welcome came with {} descriptors instead of 2", fds.len())))?;
+        let bell = Bell::map(&Region::receive(bell, BELL_BYTES)?)?;
+        let stats = Stats::map(&Region::receive(stats, STATS_BYTES)?)?;
+        take_cores(&welcome, &stats);
+
+        let config = Config::new(welcome.shard, component);
+        let shard = make(&config)?;
+        let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));
+        let commands = start_service(Arc::clone(control), endpoint.ringer(), &welcome)?;
+        let mut runner = Self {
+            shard,
+            strategy: strategy(&welcome),
+            ticker: config.component().tick_hz.map(Ticker::new),
+            endpoint,
+            commands,
+            control: Arc::clone(control),
+            taken: 0,
+            stopped: false,
+        };
+        runner.await_composer_link()?;
+        control.send(&FromShard::Ready, &[])?;
+        Ok(runner)
+    }
+
+    /// The first link is the composer's; without it no session can come.
+    fn await_composer_link(&mut self) -> Result<()> {
+        let command = self.commands.recv().map_err(|_| ControlError::Closed)?;
+        self.obey(command)
+    }
+
+    /// One round: takes what came and runs what is due. False when the shard is to end.
+    ///
+    /// # Errors
+    /// When the control connection failed.
+    #[inline(always)]
+    pub fn poll(&mut self) -> Result<bool> {
+        self.taken = self.endpoint.poll(&mut self.shard);
+        if let Some(ticker) = &mut self.ticker
+            && let Some(tick) = ticker.due()
+        {
+            self.endpoint.tick(&mut self.shard, tick);
+            self.taken += 1;
+        }
+        if self.endpoint.take_called_in() {
+            self.obey_all()?;
+        }
+        while let Some((link, error)) = self.endpoint.take_broken() {
+            self.control.send(&FromShard::Broken { link, error: error.to_string() }, &[])?;
+        }
+        Ok(!self.stopped)
+    }
+
+    /// Waits as the component is declared to, if the last round brought nothing.
+    #[inline(always)]
+    pub fn wait(&mut self) {
+        if self.taken == 0 {
+            let until_ns = self.ticker.as_ref().map(|ticker| ticker.next_ns);
+            self.endpoint.wait(self.strategy, until_ns);
+        }
+    }
+
+    /// Polls and waits until the composer ends the shard.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn run(mut self) -> Result<()> {
+        while self.poll()? {
+            self.wait();
+        }
+        Ok(())
+    }
+
+    fn obey_all(&mut self) -> Result<()> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::Attach(pair) => {
+                let Pair { link, component, inbound, outbound } = *pair;
+                self.endpoint.attach(link, Some(component), inbound, outbound);
+                self.control.send(&FromShard::Wired { link }, &[])?;
+            }
+            Command::Detach { link } => self.endpoint.detach(link),
+            Command::Stop => {
+                self.shard.on_stop(&mut self.endpoint.context());
+                self.endpoint.publish_counts();
+                self.stopped = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The socket that the composer left us.
+fn inherited_socket() -> Result<ControlSocket> {
+    if std::env::var_os(CONTROL_ENV).is_none() {
+        return Err(Error::new(
+            "this program is a shard: it is started by a composer, for example by `shardctl up MANIFEST`",
+        ));
+    }
+    shard_runtime::process::take_control()
+        .map(ControlSocket::from_fd)
+        .ok_or_else(|| Error::new(format!("descriptor {CONTROL_FD} is no control socket, or was taken already")))
+}
+
+/// Puts the calling thread where the composer wants it.
+fn take_cores(welcome: &Welcome, stats: &Stats) {
+    // A refusal leaves the shard where it is: slower, not wrong. `shardctl doctor` names the cause.
+    match welcome.core {
+        Some(core) => {
+            if topology::pin(core as usize) {
+                stats.set(Counter::Core, u64::from(core) + 1);
+            }
+        }
+        None => {
+            let _ = topology::allow(&cores(welcome));
+        }
+    }
+}
+
+fn cores(welcome: &Welcome) -> Vec<usize> {
+    welcome.shared_cores.iter().map(|core| *core as usize).collect()
+}
+
+fn strategy(welcome: &Welcome) -> WaitStrategy {
+    match welcome.spin_us {
+        0 => WaitStrategy::Park,
+        u32::MAX => WaitStrategy::Spin,
+        spin_us => WaitStrategy::SpinThenPark { spin_ns: u64::from(spin_us) * 1_000 },
+    }
+}
+
+/// Starts the thread that reads the control socket.
+fn start_service(control: Arc<ControlSocket>, ringer: Ringer, welcome: &Welcome) -> Result<Receiver<Command>> {
+    let (sender, commands) = channel::unbounded();
+    let cores = cores(welcome);
+    thread::Builder::new().name("service".into()).stack_size(SERVICE_STACK_BYTES).spawn(move || {
+        let _ = topology::allow(&cores);
+        serve(&control, &ringer, &sender);
+    })?;
+    Ok(commands)
+}
+
+/// Reads the control socket to its end, then ends the process.
+fn serve(control: &ControlSocket, ringer: &Ringer, commands: &Sender<Command>) {
+    loop {
+        let command = match control.receive::<ToShard>() {
+            Ok((message, fds)) => command(message, fds),
+            Err(error) => Err(error.into()),
+        };
+        match command {
+            Ok(Some(command)) => {
+                let last = matches!(command, Command::Stop);
+                let handed = commands.send(command).is_ok();
+                ringer.call_in();
+                if !handed || last {
+                    break;
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let gone = matches!(error.downcast_ref::<ControlError>(), Some(ControlError::Closed));
+                if !gone {
+                    let _ = control.send(&FromShard::Failed { reason: error.to_string() }, &[]);
+                }
+                let _ = commands.send(Command::Stop);
+                ringer.call_in();
+                thread::sleep(ORPHAN_GRACE);
+                std::process::exit(EXIT_ORPHAN);
+            }
+        }
+    }
+    // A stopped shard ends by itself; one that is stuck ends with its composer.
+    while control.receive::<ToShard>().is_ok() {}
+    thread::sleep(ORPHAN_GRACE);
+    std::process::exit(EXIT_ORPHAN);
+}
+
+/// Makes of a control message what the shard's thread has to do.
+fn command(message: ToShard, fds: Vec<OwnedFd>) -> Result<Option<Command>> {
+    match message {
+        ToShard::Wire(wire) => attach(&wire, fds).map(Some),
+        ToShard::Unwire { link } if link != COMPOSER_LINK => Ok(Some(Command::Detach { link })),
+        ToShard::Unwire { .. } => Ok(None),
+        ToShard::Stop => Ok(Some(Command::Stop)),
+        ToShard::Welcome(_) => Err(Error::new("the composer welcomed the shard twice")),
+    }
+}
+
+fn attach(wire: &Wire, fds: Vec<OwnedFd>) -> Result<Command> {
+    let (inbound, outbound) = open_wire(wire, fds)?;
+    Ok(Command::Attach(Box::new(Pair { link: wire.link, component: wire.component, inbound, outbound })))
+}
+
+/// Maps both rings of a pair of links and the peer's bell, after checking what came.
+///
+/// # Errors
+/// When the descriptors are not the announced regions, or the announced sizes are impossible.
+pub fn open_wire(wire: &Wire, fds: Vec<OwnedFd>) -> Result<(Inbound, Outbound)> {
+    let [read, write, bell] = <[OwnedFd; 3]>::try_from(fds)
+        .map_err(|fds| Error::new(format!("a link came with {} descriptors instead of 3", fds.len())))?;
+    let ringer = Ringer::map(&Region::receive(bell, BELL_BYTES)?)?;
+    let reader = RingReader::new(open_ring(read, wire.in_ring_bytes)?);
+    let writer = RingWriter::new(open_ring(write, wire.out_ring_bytes)?);
+    let inbound = Inbound::new(reader, ringer.clone(), wire.in_message_bytes_max as usize);
+    let outbound = Outbound::new(writer, ringer, wire.peer_link, wire.out_message_bytes_max as usize);
+    Ok((inbound, outbound))
+}
+
+fn open_ring(fd: OwnedFd, capacity: u32) -> Result<Ring> {
+    let capacity = capacity as usize;
+    if !Ring::possible(capacity) {
+        return Err(Error::new(format!("a ring of {capacity} bytes is not possible")));
+    }
+    let region = Region::receive(fd, Ring::region_bytes(capacity))?;
+    Ok(Ring::new(region.map(true)?, capacity))
+}
+
+/// Fixed-rate ticks. A late tick runs at once; when more than one is due, all but the last are skipped and counted.
+struct Ticker {
+    period_ns: u64,
+    next_ns: u64,
+    number: u64,
+}
+
+impl Ticker {
+    fn new(hz: f64) -> Self {
+        let period_ns = (1e9 / hz) as u64;
+        Self { period_ns, next_ns: clock::now_ns() + period_ns, number: 0 }
+    }
+
+    #[inline]
+    fn due(&mut self) -> Option<Tick> {
+        let now_ns = clock::now_ns();
+        (now_ns >= self.next_ns).then(|| self.take(now_ns))
+    }
+
+    fn take(&mut self, now_ns: u64) -> Tick {
+        let missed = (now_ns - self.next_ns) / self.period_ns;
+        let due_ns = self.next_ns + missed * self.period_ns;
+        let number = self.number + missed;
+        self.number = number + 1;
+        self.next_ns = due_ns + self.period_ns;
+        Tick { number, period_ns: self.period_ns, late_ns: now_ns - due_ns, missed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_shard_skips_ticks_and_says_how_many() {
+        let mut ticker = Ticker { period_ns: 100, next_ns: 1_000, number: 0 };
+        let first = ticker.take(1_005);
+        assert_eq!((first.number, first.missed, first.late_ns), (0, 0, 5));
+        let late = ticker.take(1_350);
+        assert_eq!((late.number, late.missed, late.late_ns), (3, 2, 50));
+        assert_eq!(ticker.next_ns, 1_400);
+    }
+}
