@@ -26,11 +26,19 @@ impl Timer {
         }
         let cost_ns = start.elapsed().as_nanos() as f64 / f64::from(TIMER_READS);
         let reads: Vec<u64> = (0..TIMER_READS).map(|_| clock.raw()).collect();
-        let steps = reads.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).filter(|&step| step > 0);
-        // A thousand steps at once: one alone would be rounded to a nanosecond.
-        let step_ns = clock.delta_as_nanos(0, 1_000 * steps.min().unwrap_or(0)) as f64 / 1e3;
-        Self { cost_ns, step_ns }
+        let steps = reads.windows(2).map(|pair| clock.delta_as_nanos(pair[0], pair[1]));
+        Self { cost_ns, step_ns: step_ns(steps) }
     }
+}
+
+/// The step of a clock, from the differences of reads that follow each other.
+///
+/// A read takes nanoseconds, so one that shows no time passed came from a clock that stood still in between: the
+/// least real difference is its step. If none did, the clock is finer than a read, and a nanosecond is all that
+/// is kept of a sample anyway.
+fn step_ns(differences: impl Iterator<Item = u64>) -> f64 {
+    let (still, moved): (Vec<u64>, Vec<u64>) = differences.partition(|&ns| ns == 0);
+    if still.is_empty() { 1.0 } else { moved.into_iter().min().unwrap_or(1) as f64 }
 }
 
 /// The header's lines.
@@ -95,7 +103,13 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 #[cfg(test)]
 mod tests {
-    use super::civil;
+    use super::{civil, step_ns};
+
+    #[test]
+    fn a_clock_is_coarse_only_if_it_was_seen_to_stand_still() {
+        assert_eq!(step_ns([10, 0, 10, 20].into_iter()), 10.0);
+        assert_eq!(step_ns([8, 9, 12].into_iter()), 1.0);
+    }
 
     #[test]
     fn days_become_dates() {

@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_right_from_nanoseconds_to_seconds() {
-        let p = percentiles((0..1_000).map(|n| if n < 985 { 50_000 } else { 2_000_000_000 }), 1)
+        let p = percentiles((0..1_000).map(|n| if n < 985 { 50_000 } else { 2_000_000_000 }), 1.0)
             .expect("samples");
         assert!((p.p50 / 50_000.0 - 1.0).abs() < 0.001, "{p:?}");
         assert!((p.p99 / 2e9 - 1.0).abs() < 0.001, "{p:?}");

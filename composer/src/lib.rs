@@ -1,2 +1,40 @@
-//! Work in progress.
+//! The composer: who runs where and who talks to whom.
+//!
+//! An embedding program starts a [`Composer`] for a manifest, asks it for [`Session`]s, and talks to their shards
+//! through the ports that the manifest gives the embedder. The program `shardctl` uses this public interface alone.
+//!
+//! ```no_run
+//! use shard_composer::Composer;
+//! use shardkit::prelude::*;
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<()> {
+//! let composer = Composer::start("echo.toml")?;
+//! composer.wait_warm(Duration::from_secs(5))?;
+//! let ask = composer.output::<Bytes, Bytes>("ask")?;
+//!
+//! let session = composer.compose("default")?;
+//! session.send(&ask, &Bytes(b"hello".to_vec()))?;
+//! let mail = session.receive(Duration::from_secs(1))?;
+//! assert_eq!(mail.message().payload(), b"hello");
+//! # Ok(()) }
+//! ```
+//!
+//! Inside, [`core`] decides, without clock or I/O; a thin shell carries out what it decides.
+#![forbid(unsafe_code)]
+
+mod composer;
 pub mod core;
+mod embed;
+mod host;
+mod hub;
+mod inner;
+mod launcher;
+mod shell;
+
+pub use composer::{
+    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, NotWarm, Session, SessionInfo, ShardInfo, StartError,
+};
+pub use embed::{MAIL_MAX, Mail, ReceiveError};
+pub use hub::Ending;
+pub use launcher::{LauncherError, take_over};

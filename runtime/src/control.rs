@@ -39,6 +39,8 @@ pub const DESCRIPTORS_MAX: usize = 4;
 pub const CONTROL_FD: i32 = 3;
 /// The environment variable that tells a program that it is a shard; its value is the protocol's version.
 pub const CONTROL_ENV: &str = "SHARD_CONTROL";
+/// The environment variable that tells a program that it is to be the composer's launch helper.
+pub const LAUNCHER_ENV: &str = "SHARD_LAUNCHER";
 /// The link to the composer, on which sessions are opened and closed.
 pub const COMPOSER_LINK: LinkId = LinkId(0);
 

@@ -12,6 +12,8 @@ use crate::frame::{Flags, Header};
 use crate::id::LinkId;
 use crate::outbox::Outbox;
 use crate::ring::{Ring, RingError, RingReader};
+#[cfg(not(loom))]
+use crate::wake::Sleeper;
 use crate::wake::{Bell, LINKS_MAX, Mode, Ringer, SWEEP_NS};
 
 /// How many links are polled at the most.
@@ -452,8 +454,19 @@ impl Inbox {
         }
     }
 
-    /// Arms everything. False if something came meanwhile.
-    pub(crate) fn prepare_to_park(&mut self, outbox: &mut Outbox) -> bool {
+    /// Polls `link` from now on, so that its producer does not ring: for whoever is about to wait for an answer.
+    pub fn expect(&mut self, link: LinkId) {
+        self.heat(link);
+    }
+
+    /// What sleeps on this inbox's bell, for a thread that does not hold the inbox while it sleeps.
+    #[cfg(not(loom))]
+    pub fn sleeper(&self) -> Sleeper {
+        self.bell.sleeper()
+    }
+
+    /// Arms everything, so that whatever comes rings. False if something came meanwhile.
+    pub fn prepare_to_park(&mut self, outbox: &mut Outbox) -> bool {
         let mut hot = std::mem::take(&mut self.hot);
         self.arm(&hot);
         let asleep = self.hot.is_empty();

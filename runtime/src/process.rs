@@ -6,7 +6,7 @@
 //! Invariant: the caller keeps its own descriptor number [`CONTROL_FD`] open, so that nothing else can have that
 //! number in the child before the socket takes it.
 
-use crate::control::{CONTROL_ENV, CONTROL_FD, PROTOCOL_VERSION};
+use crate::control::{CONTROL_ENV, CONTROL_FD, LAUNCHER_ENV, PROTOCOL_VERSION};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsStr;
 use std::io;
@@ -50,6 +50,7 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
         .args(spawn.args)
         .envs(spawn.env.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
         .env(CONTROL_ENV, PROTOCOL_VERSION.to_string())
+        .env_remove(LAUNCHER_ENV)
         .stdin(Stdio::null());
     if spawn.quiet {
         command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -198,6 +198,22 @@ impl Ringer {
     }
 }
 
+/// Sleeps on a bell for an inbox that several threads share: one thread sleeps while another may use the inbox.
+#[cfg(not(loom))]
+pub struct Sleeper {
+    bell: Bell,
+}
+
+#[cfg(not(loom))]
+impl Sleeper {
+    /// Sleeps until someone rings, at most [`SWEEP_NS`] or `timeout_ns`. Returns at once if someone rang already. The
+    /// inbox was prepared (see [`Inbox::prepare_to_park`](crate::inbox::Inbox::prepare_to_park)) by whoever held it
+    /// last.
+    pub fn sleep(&self, timeout_ns: u64) {
+        self.bell.park(timeout_ns.min(SWEEP_NS));
+    }
+}
+
 /// What a bell had to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rung {
@@ -240,6 +256,12 @@ impl Bell {
     /// A ringer of the same bell, for other threads of this process.
     pub fn ringer(&self) -> Ringer {
         Ringer { page: self.page.clone() }
+    }
+
+    /// What sleeps on this bell while others use it.
+    #[cfg(not(loom))]
+    pub(crate) fn sleeper(&self) -> Sleeper {
+        Sleeper { bell: Bell { page: self.page.clone() } }
     }
 
     /// Whether anyone rang. One load.

@@ -17,6 +17,30 @@ pub const COMPONENTS_MAX: usize = 256;
 pub const PORTS_MAX: usize = 1_024;
 /// The largest message that a port may declare, in bytes.
 pub const MESSAGE_BYTES_MAX: u32 = 64 << 20;
+/// The longest name of an application, a component, a port or a composition, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The longest name of a type of messages, in bytes.
+pub const TYPE_BYTES_MAX: usize = 128;
+/// The largest number of compositions of one application.
+pub const COMPOSITIONS_MAX: usize = 256;
+/// The largest number of cores of its own that a shard may ask for.
+pub const CORES_MAX: u32 = 4_096;
+/// The fastest tick, per second.
+pub const TICK_HZ_MAX: f64 = 10_000.0;
+/// The longest that a shard may poll before it sleeps, in microseconds.
+pub const SPIN_US_MAX: u32 = 1_000_000;
+/// How long a shard polls before it sleeps where the manifest says nothing, in microseconds.
+pub const SPIN_US_DEFAULT: u32 = 50;
+/// The longest time that a shard may be given to start or to stop, in milliseconds.
+pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
+/// The smallest ring, in bytes.
+pub const RING_BYTES_MIN: u32 = 4 << 10;
+/// The largest ring, in bytes.
+pub const RING_BYTES_MAX: u32 = 64 << 20;
+/// The most that a component's program, arguments and environment may take together, in bytes.
+pub const PROGRAM_BYTES_MAX: usize = 64 << 10;
+/// The most that a component's configuration may take as JSON text, in bytes.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 
 /// An application: components, who calls whom, and the compositions that sessions ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -18,6 +18,11 @@ impl Config {
         Self { shard, component }
     }
 
+    /// The configuration of the end that an embedding program holds.
+    pub fn of_embedder(component: Component) -> Self {
+        Self { shard: ShardId(u32::MAX), component }
+    }
+
     /// The shard's number.
     pub fn shard(&self) -> ShardId {
         self.shard

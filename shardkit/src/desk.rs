@@ -15,8 +15,8 @@ use shard_runtime::outbox::Outbox;
 use shard_runtime::ring::Loan;
 use shard_runtime::session::{Refused, Rejection, Verb};
 use shard_runtime::stats::{Counter, SAMPLE_EVERY, Stats};
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where time comes from.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub(crate) enum Clock {
     Monotonic,
     /// A clock that a test turns.
     #[cfg_attr(not(feature = "rig"), allow(dead_code))]
-    Virtual(Rc<Cell<u64>>),
+    Virtual(Arc<AtomicU64>),
 }
 
 impl Clock {
@@ -33,7 +33,8 @@ impl Clock {
     pub(crate) fn now_ns(&self) -> u64 {
         match self {
             Clock::Monotonic => clock::now_ns(),
-            Clock::Virtual(now_ns) => now_ns.get(),
+            // Relaxed: the rig turns it in the thread that reads it.
+            Clock::Virtual(now_ns) => now_ns.load(Ordering::Relaxed),
         }
     }
 }

@@ -17,7 +17,7 @@ use shard_runtime::outbox::Outbound;
 use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Refused, Verb};
 use shard_runtime::stats::{Counter, LinkCounts, SAMPLE_EVERY, Stats, Timing};
-use shard_runtime::wake::{Bell, Ringer};
+use shard_runtime::wake::{Bell, Ringer, Sleeper};
 
 /// So many rounds pass between two updates of the statistics page's link counts.
 const PUBLISH_ROUNDS: u64 = 4096;
@@ -163,6 +163,16 @@ impl Endpoint {
     #[inline(always)]
     pub fn wait(&mut self, strategy: WaitStrategy, until_ns: Option<u64>) {
         self.inbox.wait(strategy, &mut self.desk.outbox, until_ns);
+    }
+
+    /// What sleeps on this endpoint's bell, for a thread that does not hold the endpoint while it sleeps.
+    pub fn sleeper(&self) -> Sleeper {
+        self.inbox.sleeper()
+    }
+
+    /// Arms all links, so that whatever comes rings. False if something came meanwhile.
+    pub fn prepare_to_park(&mut self) -> bool {
+        self.inbox.prepare_to_park(&mut self.desk.outbox)
     }
 
     /// Sleeps until something comes or `until_ns` is reached.

@@ -57,7 +57,7 @@ pub use config::Config;
 pub use context::Context;
 pub use endpoint::Endpoint;
 pub use error::{Error, Result, SendError};
-pub use message::{CallId, Message, Rejected, Tick};
+pub use message::{CallId, Message, OwnedMessage, Rejected, Tick};
 pub use port::{In, Out};
 pub use runner::{EXIT_ORPHAN, ORPHAN_GRACE, Runner, open_wire, run};
 pub use sessions::SessionMap;

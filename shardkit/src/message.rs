@@ -56,12 +56,49 @@ impl<'a> Message<'a> {
         self.link
     }
 
+    /// A copy that can be kept.
+    pub fn to_owned(&self) -> OwnedMessage {
+        OwnedMessage {
+            session: self.session,
+            kind: self.kind,
+            link: self.link,
+            port: self.port,
+            call: self.call,
+            payload: self.payload.to_vec(),
+        }
+    }
+
     /// The bytes as a `T`, whatever port they came through.
     ///
     /// # Errors
     /// When they are no `T`.
     pub fn decode<T: Wire>(&self) -> Result<T, CodecError> {
         T::Codec::decode(self.payload)
+    }
+}
+
+/// A message with its own copy of the bytes.
+#[derive(Clone, Debug)]
+pub struct OwnedMessage {
+    session: SessionId,
+    kind: Kind,
+    link: LinkId,
+    port: PortId,
+    call: Option<CallId>,
+    payload: Vec<u8>,
+}
+
+impl OwnedMessage {
+    /// The message, as handlers and ports take it.
+    pub fn as_message(&self) -> Message<'_> {
+        Message {
+            session: self.session,
+            kind: self.kind,
+            link: self.link,
+            port: self.port,
+            call: self.call,
+            payload: &self.payload,
+        }
     }
 }
 

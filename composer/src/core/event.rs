@@ -262,8 +262,8 @@ pub enum Effect {
         request: RequestId,
         /// The session.
         session: SessionId,
-        /// How many of its shards were launched after the request came; 0 is a warm start.
-        launched: u16,
+        /// How many of its shards were not ready yet when the request came; 0 is a warm start.
+        cold_shards: u16,
     },
     /// A request has come to nothing.
     RequestFailed {

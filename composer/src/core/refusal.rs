@@ -107,7 +107,7 @@ struct Failing<'a>(&'a Option<Death>);
 impl fmt::Display for Failing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(how) => write!(f, ", and the last one {how} before it was ready"),
+            Some(how) => write!(f, ", and the last one did not come up: it {how}"),
             None => Ok(()),
         }
     }

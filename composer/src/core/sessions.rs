@@ -62,7 +62,7 @@ pub(super) struct Session {
     pub(super) held: u16,
     /// What it waits for: wires while it is wiring, acknowledgements while it opens.
     pub(super) pending: u16,
-    pub(super) launched: u16,
+    pub(super) cold_shards: u16,
     /// Its members are `members[first..first + levels]`.
     pub(super) first: u32,
     pub(super) request: RequestId,
@@ -151,7 +151,7 @@ impl Sessions {
             state: SessionState::Wiring,
             held: 0,
             pending: 0,
-            launched: 0,
+            cold_shards: 0,
             first,
             request,
             waiting: NONE,
@@ -217,18 +217,18 @@ impl Core {
     pub(super) fn claim(&mut self, now_ns: u64, ask: Ask, set: &[u32]) -> u32 {
         let session = self.sessions.add(set.len(), ask.composition, ask.request, now_ns);
         let places = self.sessions.places(session, set.len());
-        let mut launched = 0;
+        let mut cold_shards = 0;
         for (member, &shard) in places.zip(set) {
             let (place, class) = self.shards.hold(shard, member);
             self.show_class(shard, class);
-            let Shard { id, launched_ns, .. } = *self.shards.get(shard);
-            launched += u16::from(launched_ns >= ask.arrived_ns);
+            let Shard { id, since_ns, .. } = *self.shards.get(shard);
+            cold_shards += u16::from(since_ns > ask.arrived_ns);
             self.sessions.members[member as usize] =
                 Member { shard, id, session, place, hold: Hold::Reserved };
         }
         let record = &mut self.sessions.table[session as usize];
         record.held = set.len() as u16;
-        record.launched = launched;
+        record.cold_shards = cold_shards;
         session
     }
 
@@ -255,9 +255,9 @@ impl Core {
         let record = &mut self.sessions.table[session as usize];
         record.pending -= 1;
         if record.pending == 0 {
-            let Session { request, launched, .. } = *record;
+            let Session { request, cold_shards, .. } = *record;
             self.sessions.set_state(session, SessionState::Ready, now_ns);
-            effects.push(Effect::SessionReady { request, session: id, launched });
+            effects.push(Effect::SessionReady { request, session: id, cold_shards });
         }
     }
 

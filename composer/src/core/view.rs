@@ -40,8 +40,8 @@ pub struct SessionView<'a> {
     pub since_ns: u64,
     /// The request that it was made for.
     pub request: RequestId,
-    /// How many of its shards were launched after its request came.
-    pub launched: u16,
+    /// How many of its shards were not ready yet when its request came.
+    pub cold_shards: u16,
     core: &'a Core,
 }
 
@@ -102,7 +102,7 @@ impl Core {
             state: session.state,
             since_ns: session.since_ns,
             request: session.request,
-            launched: session.launched,
+            cold_shards: session.cold_shards,
             core: self,
         }
     }
@@ -118,5 +118,25 @@ fn view(shard: &Shard) -> ShardView {
         since_ns: shard.since_ns,
         pid: shard.pid,
         killed: shard.killed,
+    }
+}
+
+impl Core {
+    /// Who is at the other end of a link, by the slot in the table of links of `end`.
+    pub fn peer_of(&self, end: super::End, link: shard_runtime::id::LinkId) -> Option<super::End> {
+        match end {
+            super::End::Embedder => {
+                let found = self.shards.iter().find(|(_, shard)| shard.embedder_link == Some(link));
+                found.map(|(_, shard)| super::End::Shard(shard.id))
+            }
+            super::End::Shard(id) => {
+                let link = self.shards.get(self.shards.find(id)?).wires.get(usize::from(link.0))?;
+                if link.wire == super::list::NONE {
+                    return None;
+                }
+                let shard = (link.peer != super::list::NONE).then(|| self.shards.get(link.peer).id);
+                Some(shard.map_or(super::End::Embedder, super::End::Shard))
+            }
+        }
     }
 }

@@ -6,14 +6,14 @@ use shardkit::application::{
 };
 
 /// An application in the making.
-pub struct Made(Application);
+pub(crate) struct Made(Application);
 
-pub fn application() -> Made {
+pub(crate) fn application() -> Made {
     Made(Application { name: "made".into(), components: vec![], compositions: vec![], embedder: None })
 }
 
 impl Made {
-    pub fn component(mut self, name: &str, capacity: u32, warm: u32, max: u32) -> Self {
+    pub(crate) fn component(mut self, name: &str, capacity: u32, warm: u32, max: u32) -> Self {
         let program = Program { path: name.into(), args: vec![], env: vec![] };
         self.0.components.push(Component {
             name: name.into(),
@@ -32,14 +32,14 @@ impl Made {
         self
     }
 
-    pub fn embedder(mut self) -> Self {
+    pub(crate) fn embedder(mut self) -> Self {
         self = self.component("embedder", 1, 0, 0);
         self.0.components.last_mut().unwrap().program = None;
         self.0.embedder = Some(ComponentId(self.0.components.len() as u16 - 1));
         self
     }
 
-    pub fn calls(mut self, caller: &str, callee: &str) -> Self {
+    pub(crate) fn calls(mut self, caller: &str, callee: &str) -> Self {
         let to = Destination { component: self.0.find(callee).unwrap(), input: PortId(0) };
         let caller = self.0.find(caller).unwrap();
         self.0.components[usize::from(caller.0)].outputs.push(Output {
@@ -53,24 +53,24 @@ impl Made {
         self
     }
 
-    pub fn composition(mut self, name: &str, components: &[&str]) -> Self {
+    pub(crate) fn composition(mut self, name: &str, components: &[&str]) -> Self {
         let components = components.iter().map(|c| self.0.find(c).unwrap()).collect();
         self.0.compositions.push(Composition { name: name.into(), components });
         self
     }
 
-    pub fn done(self) -> Application {
+    pub(crate) fn done(self) -> Application {
         self.0
     }
 }
 
 /// One component, one composition.
-pub fn single(capacity: u32, warm: u32, max: u32) -> Application {
+pub(crate) fn single(capacity: u32, warm: u32, max: u32) -> Application {
     application().component("echo", capacity, warm, max).composition("echo", &["echo"]).done()
 }
 
 /// `a` calls `b`.
-pub fn pair(a: (u32, u32, u32), b: (u32, u32, u32)) -> Application {
+pub(crate) fn pair(a: (u32, u32, u32), b: (u32, u32, u32)) -> Application {
     application()
         .component("a", a.0, a.1, a.2)
         .component("b", b.0, b.1, b.2)

@@ -1,6 +1,7 @@
 //! The composer's core under test: what it promises, one test each; how it packs, against an oracle; and whether it
 //! holds together in a simulated world where everything goes wrong.
 
+mod allocations;
 mod application;
 mod packing;
 mod promises;

@@ -6,33 +6,33 @@ use shard_composer::core::{
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use shardkit::application::Application;
 
-pub const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 /// The core, and what the world answers by itself.
-pub struct Rig {
-    pub core: Core,
-    pub now_ns: u64,
+pub(crate) struct Rig {
+    pub(crate) core: Core,
+    pub(crate) now_ns: u64,
     /// Every effect so far.
-    pub effects: Vec<Effect>,
+    pub(crate) effects: Vec<Effect>,
     answered: usize,
-    pub starts: bool,
-    pub wires: bool,
-    pub opens: bool,
-    pub closes: bool,
-    pub stops: bool,
+    pub(crate) starts: bool,
+    pub(crate) wires: bool,
+    pub(crate) opens: bool,
+    pub(crate) closes: bool,
+    pub(crate) stops: bool,
     next_request: u64,
 }
 
 impl Rig {
     /// The core for an application, started, with its warm shards ready.
-    pub fn new(application: &Application) -> Self {
+    pub(crate) fn new(application: &Application) -> Self {
         let mut rig = Self::new_without_answers(application);
         (rig.starts, rig.wires, rig.opens, rig.closes, rig.stops) = (true, true, true, true, true);
         rig.tell(Event::Start);
         rig
     }
 
-    pub fn new_without_answers(application: &Application) -> Self {
+    pub(crate) fn new_without_answers(application: &Application) -> Self {
         let (starts, wires, opens, closes, stops) = (false, false, false, false, false);
         let core = Core::new(application);
         Self {
@@ -50,7 +50,7 @@ impl Rig {
     }
 
     /// Tells the core, and answers what it wants done.
-    pub fn tell(&mut self, event: Event) {
+    pub(crate) fn tell(&mut self, event: Event) {
         self.handle(event);
         while self.answered < self.effects.len() {
             let effect = self.effects[self.answered].clone();
@@ -81,7 +81,7 @@ impl Rig {
     }
 
     /// Lets time pass, with a tick at each deadline.
-    pub fn pass_ms(&mut self, ms: u64) {
+    pub(crate) fn pass_ms(&mut self, ms: u64) {
         let until_ns = self.now_ns + ms * MS;
         while let Some(at_ns) = self.core.next_deadline().filter(|&at_ns| at_ns <= until_ns) {
             self.now_ns = self.now_ns.max(at_ns);
@@ -93,11 +93,11 @@ impl Rig {
     }
 
     /// Asks for a session of composition 0.
-    pub fn request(&mut self, wait_ms: u64) -> RequestId {
+    pub(crate) fn request(&mut self, wait_ms: u64) -> RequestId {
         self.request_of(0, wait_ms)
     }
 
-    pub fn request_of(&mut self, composition: u16, wait_ms: u64) -> RequestId {
+    pub(crate) fn request_of(&mut self, composition: u16, wait_ms: u64) -> RequestId {
         self.next_request += 1;
         let request = RequestId(self.next_request);
         let deadline_ns = self.now_ns + wait_ms * MS;
@@ -106,68 +106,68 @@ impl Rig {
     }
 
     /// Asks for a session that is there at once.
-    pub fn compose(&mut self) -> SessionId {
+    pub(crate) fn compose(&mut self) -> SessionId {
         let request = self.request(0);
         self.ready(request).unwrap_or_else(|| panic!("{:?}", self.failed(request)))
     }
 
-    pub fn end(&mut self, session: SessionId) {
+    pub(crate) fn end(&mut self, session: SessionId) {
         self.tell(Event::SessionEnded { session });
     }
 
-    pub fn exit(&mut self, shard: ShardId) {
+    pub(crate) fn exit(&mut self, shard: ShardId) {
         self.tell(Event::ShardExited { shard, how: Exit::Signal(9) });
     }
 
-    pub fn ready(&self, of: RequestId) -> Option<SessionId> {
+    pub(crate) fn ready(&self, of: RequestId) -> Option<SessionId> {
         self.effects.iter().find_map(|e| match *e {
             Effect::SessionReady { request, session, .. } if request == of => Some(session),
             _ => None,
         })
     }
 
-    pub fn launched_for(&self, of: RequestId) -> Option<u16> {
+    pub(crate) fn cold_shards(&self, of: RequestId) -> Option<u16> {
         self.effects.iter().find_map(|e| match *e {
-            Effect::SessionReady { request, launched, .. } if request == of => Some(launched),
+            Effect::SessionReady { request, cold_shards, .. } if request == of => Some(cold_shards),
             _ => None,
         })
     }
 
-    pub fn failed(&self, of: RequestId) -> Option<Refusal> {
+    pub(crate) fn failed(&self, of: RequestId) -> Option<Refusal> {
         self.effects.iter().find_map(|e| match e {
             Effect::RequestFailed { request, reason } if *request == of => Some(reason.clone()),
             _ => None,
         })
     }
 
-    pub fn lost(&self, of: SessionId) -> Option<Loss> {
+    pub(crate) fn lost(&self, of: SessionId) -> Option<Loss> {
         self.effects.iter().find_map(|e| match e {
             Effect::SessionLost { session, reason } if *session == of => Some(reason.clone()),
             _ => None,
         })
     }
 
-    pub fn killed(&self, of: ShardId) -> Option<KillReason> {
+    pub(crate) fn killed(&self, of: ShardId) -> Option<KillReason> {
         self.effects.iter().find_map(|e| match *e {
             Effect::Kill { shard, reason } if shard == of => Some(reason),
             _ => None,
         })
     }
 
-    pub fn has(&self, effect: Effect) -> bool {
+    pub(crate) fn has(&self, effect: Effect) -> bool {
         self.effects.contains(&effect)
     }
 
-    pub fn shards_of(&self, session: SessionId) -> Vec<ShardId> {
+    pub(crate) fn shards_of(&self, session: SessionId) -> Vec<ShardId> {
         self.core.session(session).expect("the session is there").shards().collect()
     }
 
-    pub fn live(&self, component: u16) -> Vec<ShardId> {
+    pub(crate) fn live(&self, component: u16) -> Vec<ShardId> {
         let live = self.core.shards().filter(|s| s.state != ShardState::Draining);
         live.filter(|s| s.component == ComponentId(component)).map(|s| s.id).collect()
     }
 
-    pub fn launches(&self) -> usize {
+    pub(crate) fn launches(&self) -> usize {
         self.effects.iter().filter(|e| matches!(e, Effect::Launch { .. })).count()
     }
 }

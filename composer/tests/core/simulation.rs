@@ -1,6 +1,7 @@
 //! A world in which everything takes a random time and anything may fail at any step, played from a seed.
 //!
-//! `SHARD_SEED=7 cargo test -p shard-composer --test core simulation` plays one world again.
+//! `SHARD_SEED=7 cargo test -p shard-composer --test core simulation` plays one world again; with `SHARD_SEEDS=500`
+//! the first 500 are played.
 
 use crate::application::application;
 use crate::rig::MS;
@@ -108,10 +109,19 @@ fn random_application(rng: &mut StdRng) -> Application {
     made.done()
 }
 
+/// How many sessions there can be at a time, about.
+fn places(app: &Application) -> u32 {
+    let of = |c: &ComponentId| app.component(*c).capacity * app.component(*c).shards.max;
+    app.compositions.iter().flat_map(|c| &c.components).map(of).min().unwrap()
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let app = random_application(&mut rng);
+        let session_ns = rng.random_range(MS..30 * MS);
+        // From a system that is mostly idle to one that is asked for more than it has.
+        let load = rng.random_range(0.2..1.3) * places(&app) as f64;
         Self {
             core: Core::new(&app),
             app,
@@ -127,8 +137,8 @@ impl World {
             arrivals: 0,
             counts: Counts::default(),
             failure_rate: [0.0, 0.001, 0.01, 0.05][rng.random_range(0..4)],
-            arrival_ns: rng.random_range(MS / 20..3 * MS),
-            session_ns: rng.random_range(MS..30 * MS),
+            arrival_ns: (session_ns as f64 / load) as u64,
+            session_ns,
             finished: false,
             rng,
         }
@@ -137,7 +147,7 @@ impl World {
     fn run(&mut self) {
         self.plan(0, Happening::Told(Event::Start));
         self.plan(MS, Happening::Arrival);
-        while self.arrivals < SESSIONS {
+        while self.counts.ready < SESSIONS && self.arrivals < 3 * SESSIONS {
             self.step();
         }
         self.plan(0, Happening::Told(Event::ShutDown));
@@ -297,11 +307,11 @@ impl World {
                 let after_ns = self.some_ns(MS);
                 self.plan(after_ns, Happening::Death(shard, Exit::Signal(9)));
             }
-            Effect::SessionReady { request, session, launched } => {
+            Effect::SessionReady { request, session, cold_shards } => {
                 assert!(self.asked.remove(&request).is_some(), "{request:?} has a second answer");
                 assert!(self.ready.insert(session));
                 self.counts.ready += 1;
-                self.counts.cold += u64::from(launched > 0);
+                self.counts.cold += u64::from(cold_shards > 0);
                 let after_ns = self.some_ns(2 * self.session_ns);
                 self.plan(after_ns, Happening::Told(Event::SessionEnded { session }));
             }
@@ -423,5 +433,6 @@ fn every_request_has_one_answer_and_everything_comes_back() {
     if std::env::var_os("SHARD_SEED").is_some() {
         return play(crate::seed(0));
     }
-    (1..=6).for_each(play);
+    let seeds = std::env::var("SHARD_SEEDS").map_or(6, |n| n.parse().expect("SHARD_SEEDS is a number"));
+    (1..=seeds).for_each(play);
 }

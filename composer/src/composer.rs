@@ -1,0 +1,575 @@
+//! The composer as an embedding program uses it.
+
+use crate::core::{CompositionId, Refusal, SessionState, ShardState};
+use crate::embed::{Embed, Mail, ReceiveError};
+use crate::host::Cores;
+use crate::hub::{Ending, Hub};
+use crate::inner::Inner;
+use crate::launcher::{Launcher, LauncherError};
+use crate::shell::{Parts, Shell, WAKER};
+use shard_runtime::id::{SessionId, ShardId};
+use shard_runtime::region::RegionError;
+use shard_runtime::stats::StatsReader;
+use shard_runtime::topology::Topology;
+use shard_runtime::wake::{Bell, create_bell};
+use shard_runtime::{barrier, clock};
+use shardkit::application::Application;
+use shardkit::error::PortError;
+use shardkit::manifest::{Manifest, ManifestError, ProgramError, resolve_program};
+use shardkit::{CallId, In, Out, SendError, Wire};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long [`Composer::compose`] waits for shards.
+pub const COMPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an asking thread polls for the shards' acknowledgements before it sleeps.
+const POLL_NS: u64 = 100_000;
+/// How long of that it polls without giving the core away.
+const SPIN_NS: u64 = 3_000;
+
+/// Why a composer did not start. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The manifest is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A component's program is not there.
+    #[error("component `{component}`: {source}")]
+    Program {
+        /// The component.
+        component: String,
+        /// What is wrong.
+        source: ProgramError,
+    },
+    /// There is no launch helper.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    /// Shared memory can't be had.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// The kernel said no.
+    #[error("the composer's event loop can't be made: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// The manifest has no such composition.
+    #[error("there is no composition `{name}`; the manifest declares {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The core refused.
+    #[error("{refusal}{}", fault.as_deref().map(|fault| format!(" (last fault: {fault})")).unwrap_or_default())]
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// What the last failed shard of the component said.
+        fault: Option<String>,
+    },
+}
+
+/// Not all warm shards are there in time.
+#[derive(Debug, thiserror::Error)]
+#[error("after {waited:?} component `{component}` has {ready} of {warm} warm shards{}", fault.as_deref().map(|fault| format!("; its last failure: {fault}")).unwrap_or_default())]
+pub struct NotWarm {
+    /// The component.
+    pub component: String,
+    /// How many shards are ready.
+    pub ready: u32,
+    /// How many should be.
+    pub warm: u32,
+    /// What its last failed shard said.
+    pub fault: Option<String>,
+    /// How long it was waited.
+    pub waited: Duration,
+}
+
+/// Prepares a composer.
+pub struct Builder {
+    manifest: Manifest,
+    launcher: Option<PathBuf>,
+    quiet: bool,
+}
+
+impl Builder {
+    /// Names the launch helper's program: one whose `main` begins with [`take_over`](crate::take_over). By default
+    /// it is `shardctl`, looked for beside the running program and in `PATH`.
+    #[must_use]
+    pub fn launcher(mut self, program: impl Into<PathBuf>) -> Self {
+        self.launcher = Some(program.into());
+        self
+    }
+
+    /// Throws away what the shards print.
+    #[must_use]
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
+    }
+
+    /// Starts the composer: its threads, its launch helper, and the warm shards, which come up meanwhile.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Everything is checked before anything starts.
+    pub fn start(self) -> Result<Composer, StartError> {
+        let topology = Topology::read();
+        let programs = self.programs()?;
+        let application = Arc::new(self.manifest.application().clone());
+        barrier::register();
+
+        let launcher = Launcher::start(self.launcher.as_deref())?;
+        tracing::debug!(pid = launcher.pid(), "launch helper started");
+        let poll = mio::Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+        let (slow, slow_effects) = crossbeam::channel::unbounded();
+        let hub_bell = create_bell("shard-hub")?;
+        let embed_bell = application.embedder.map(|_| create_bell("shard-embedder")).transpose()?;
+        let embed = match (&embed_bell, application.embedder) {
+            (Some(bell), Some(id)) => {
+                Some(Arc::new(Embed::new(application.component(id).clone(), Bell::map(bell)?)))
+            }
+            _ => None,
+        };
+        let hub = Hub::new(
+            Arc::clone(&application),
+            Bell::map(&hub_bell)?,
+            slow.clone(),
+            Arc::clone(&waker),
+            embed.clone(),
+        );
+        let inner = Arc::new(Inner::new(application, hub, embed.clone(), slow, waker));
+        let cores = Cores::new(&topology);
+        let parts = Parts {
+            poll,
+            slow: slow_effects,
+            launcher,
+            programs,
+            quiet: self.quiet,
+            embed_bell,
+            hub_bell,
+            cores,
+        };
+        let shell = Shell::new(Arc::clone(&inner), parts)?;
+
+        let mut threads = vec![spawn("shell", move || shell.run())?];
+        let clerk = Arc::clone(&inner);
+        threads.push(spawn("clerk", move || clerk.serve_acks())?);
+        if let Some(embed) = embed {
+            threads.push(spawn("mail", move || embed.serve())?);
+        }
+        Ok(Composer { handle: Arc::new(Handle { inner, threads: Mutex::new(threads) }) })
+    }
+
+    fn programs(&self) -> Result<Vec<Option<PathBuf>>, StartError> {
+        let me = std::env::current_exe()?;
+        let find = |component: &shardkit::application::Component| {
+            let program = component.program.as_ref()?;
+            Some(
+                resolve_program(program, self.manifest.folder(), &me)
+                    .map_err(|source| StartError::Program { component: component.name.clone(), source }),
+            )
+        };
+        self.manifest.application().components.iter().map(|component| find(component).transpose()).collect()
+    }
+}
+
+fn spawn(name: &str, life: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(life)
+}
+
+/// A running composer. Clones share it; when the last is dropped, it ends with all its shards.
+#[derive(Clone)]
+pub struct Composer {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Handle {
+    fn shut_down(&self) {
+        self.inner.shut_down();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// A shard as people see it.
+#[derive(Clone, Debug)]
+pub struct ShardInfo {
+    /// Its number.
+    pub id: ShardId,
+    /// Its component's name.
+    pub component: String,
+    /// Where it is in its life.
+    pub state: ShardState,
+    /// How many sessions it holds.
+    pub sessions: u32,
+    /// How many it can hold.
+    pub capacity: u32,
+    /// Its process; 0 until it is known.
+    pub pid: u32,
+    /// How long it has been in its state.
+    pub since: Duration,
+}
+
+/// A session as people see it.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// Its id.
+    pub id: SessionId,
+    /// Its composition's name.
+    pub composition: String,
+    /// Where it is in its life.
+    pub state: SessionState,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+    /// How long it has been in its state.
+    pub since: Duration,
+}
+
+impl Composer {
+    /// Prepares a composer for a manifest.
+    pub fn builder(manifest: Manifest) -> Builder {
+        Builder { manifest, launcher: None, quiet: false }
+    }
+
+    /// Starts a composer for the manifest in a file.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub fn start(manifest: impl AsRef<Path>) -> Result<Self, StartError> {
+        Self::builder(Manifest::read(manifest.as_ref())?).start()
+    }
+
+    /// The application.
+    pub fn application(&self) -> &Application {
+        &self.inner().application
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.inner
+    }
+
+    /// Waits until every component has its warm shards.
+    ///
+    /// # Errors
+    /// [`NotWarm`] names the first component that has not.
+    pub fn wait_warm(&self, timeout: Duration) -> Result<(), NotWarm> {
+        let start = Instant::now();
+        loop {
+            let Err(missing) = self.missing_warm() else { return Ok(()) };
+            if start.elapsed() >= timeout {
+                return Err(NotWarm { waited: start.elapsed(), ..missing });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn missing_warm(&self) -> Result<(), NotWarm> {
+        let inner = self.inner();
+        let shards = self.shards();
+        for (at, component) in inner.application.components.iter().enumerate() {
+            let warm = if component.program.is_some() { component.shards.warm } else { 0 };
+            let is_ready = |s: &&ShardInfo| s.component == component.name && s.state == ShardState::Ready;
+            let ready = shards.iter().filter(is_ready).count() as u32;
+            if ready < warm {
+                let fault = inner.fault(shard_runtime::id::ComponentId(at as u16));
+                let component = component.name.clone();
+                return Err(NotWarm { component, ready, warm, fault, waited: Duration::ZERO });
+            }
+        }
+        Ok(())
+    }
+
+    /// Composes a session, waiting for shards up to [`COMPOSE_TIMEOUT`] if none are warm.
+    ///
+    /// # Errors
+    /// See [`ComposeError`].
+    pub fn compose(&self, composition: &str) -> Result<Session, ComposeError> {
+        self.compose_within(composition, COMPOSE_TIMEOUT)
+    }
+
+    /// Composes a session, waiting for shards up to `timeout`; with zero only warm ones will do.
+    ///
+    /// # Errors
+    /// See [`ComposeError`].
+    pub fn compose_within(&self, composition: &str, timeout: Duration) -> Result<Session, ComposeError> {
+        let inner = self.inner();
+        let compositions = &inner.application.compositions;
+        let Some(at) = compositions.iter().position(|known| known.name == composition) else {
+            let known: Vec<_> = compositions.iter().map(|known| format!("`{}`", known.name)).collect();
+            return Err(ComposeError::Unknown { name: composition.into(), known: known.join(", ") });
+        };
+        let start_ns = clock::now_ns();
+        let timeout_ns = timeout.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
+        let deadline_ns = start_ns + timeout_ns;
+        let mut hub = inner.lock();
+        let request = hub.request(CompositionId(at as u16), deadline_ns);
+        loop {
+            if let Some(answer) = hub.take_answer(request) {
+                inner.unlock(hub);
+                return match answer {
+                    Ok(ready) => Ok(Session {
+                        id: ready.session,
+                        cold_shards: ready.cold_shards,
+                        composer: self.clone(),
+                        ended: false,
+                    }),
+                    Err(refusal) => Err(self.refused(refusal)),
+                };
+            }
+            if hub.poll() > 0 {
+                continue;
+            }
+            let waited_ns = clock::now_ns() - start_ns;
+            if waited_ns < SPIN_NS {
+                std::hint::spin_loop();
+            } else if waited_ns < POLL_NS {
+                // The shards may need this core, and other threads the hub.
+                drop(hub);
+                std::thread::yield_now();
+                hub = inner.lock();
+            } else {
+                hub = inner.wait_for_news(hub, Duration::from_millis(50));
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> ComposeError {
+        let component = match &refusal {
+            Refusal::NoRoom { component, .. } | Refusal::Refused { component, .. } => {
+                Some(component.to_string())
+            }
+            _ => None,
+        };
+        let id = component.and_then(|name| self.inner().application.find(&name));
+        ComposeError::Refused { refusal, fault: id.and_then(|id| self.inner().fault(id)) }
+    }
+
+    /// An output of the embedder: what this program sends through.
+    ///
+    /// # Errors
+    /// When the manifest declares no such output of the embedder, or with other types.
+    pub fn output<T: Wire, R: Wire>(&self, name: &str) -> Result<Out<T, R>, PortError> {
+        self.embed_config(name)?.config().output(name)
+    }
+
+    /// An input of the embedder: what this program receives through.
+    ///
+    /// # Errors
+    /// When the manifest declares no such input of the embedder, or with other types.
+    pub fn input<T: Wire, R: Wire>(&self, name: &str) -> Result<In<T, R>, PortError> {
+        self.embed_config(name)?.config().input(name)
+    }
+
+    fn embed_config(&self, port: &str) -> Result<&Arc<Embed>, PortError> {
+        self.inner().embed.as_ref().ok_or_else(|| PortError::Unknown {
+            component: "embedder".into(),
+            kind: "port",
+            port: port.into(),
+            known: "no `[embedder]` table".into(),
+        })
+    }
+
+    /// The shards, by number.
+    pub fn shards(&self) -> Vec<ShardInfo> {
+        let (inner, now_ns) = (self.inner(), clock::now_ns());
+        let hub = inner.lock();
+        let info = |view: crate::core::ShardView| ShardInfo {
+            id: view.id,
+            component: inner.application.component(view.component).name.clone(),
+            state: view.state,
+            sessions: view.sessions,
+            capacity: view.capacity,
+            pid: view.pid,
+            since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
+        };
+        hub.core.shards().map(info).collect()
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let (inner, now_ns) = (self.inner(), clock::now_ns());
+        let hub = inner.lock();
+        let info = |view: crate::core::SessionView<'_>| SessionInfo {
+            id: view.id,
+            composition: inner.application.compositions[usize::from(view.composition.0)].name.clone(),
+            state: view.state,
+            shards: view.shards().collect(),
+            since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
+        };
+        hub.core.sessions().map(info).collect()
+    }
+
+    /// How many requests wait for shards.
+    pub fn waiting(&self) -> usize {
+        self.inner().lock().core.waiting_count()
+    }
+
+    /// The statistics page of a shard, if it runs. Reading it disturbs nobody.
+    pub fn stats(&self, shard: ShardId) -> Option<Arc<StatsReader>> {
+        self.inner().pages().get(&shard).cloned()
+    }
+
+    /// Whether the composer has ended, by [`shut_down`](Self::shut_down) or because its launch helper died.
+    pub fn is_finished(&self) -> bool {
+        self.inner().lock().finished
+    }
+
+    /// Ends all sessions and all shards, and waits until they are gone.
+    pub fn shut_down(&self) {
+        self.handle.shut_down();
+    }
+}
+
+/// A session: one user's run of the application. It ends when this is dropped.
+pub struct Session {
+    id: SessionId,
+    cold_shards: u16,
+    composer: Composer,
+    ended: bool,
+}
+
+impl Session {
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// How many of its shards had to be launched for it: 0 if all were warm.
+    pub fn cold_shards(&self) -> u16 {
+        self.cold_shards
+    }
+
+    fn embed(&self) -> Result<&Embed, SendError> {
+        self.composer.inner().embed.as_deref().ok_or(SendError::NotComposed)
+    }
+
+    /// Sends a value through an output of the embedder. It leaves at once.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn send<T: Wire, R: Wire>(&self, port: &Out<T, R>, value: &T) -> Result<(), SendError> {
+        self.embed()?.send(port, self.id, value)
+    }
+
+    /// Sends a value as a call: its answer carries the number that is returned.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn call<T: Wire, R: Wire>(&self, port: &Out<T, R>, value: &T) -> Result<CallId, SendError> {
+        self.embed()?.call(port, self.id, value)
+    }
+
+    /// Answers a message that came through an input of the embedder.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn answer<T: Wire, R: Wire>(&self, port: &In<T, R>, mail: &Mail, value: &R) -> Result<(), SendError> {
+        self.embed()?.answer(port, mail, value)
+    }
+
+    /// The next message of this session, waiting for it up to `timeout`.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Timeout`], a refusal of something that was sent, or the session's end.
+    pub fn receive(&self, timeout: Duration) -> Result<Mail, ReceiveError> {
+        self.on_embed(|embed| embed.receive(self.id, timeout))
+    }
+
+    /// As [`receive`](Self::receive), polling without giving the core away: for programs with a core to spare.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_spinning(&self, timeout: Duration) -> Result<Mail, ReceiveError> {
+        self.on_embed(|embed| embed.receive_spinning(self.id, timeout))
+    }
+
+    /// The next message if one is there already.
+    pub fn try_receive(&self) -> Option<Result<Mail, ReceiveError>> {
+        self.composer.inner().embed.as_deref().and_then(|embed| embed.try_receive(self.id))
+    }
+
+    fn on_embed(
+        &self,
+        then: impl FnOnce(&Embed) -> Result<Mail, ReceiveError>,
+    ) -> Result<Mail, ReceiveError> {
+        match self.composer.inner().embed.as_deref() {
+            Some(embed) => then(embed),
+            None => Err(self.ending().map_or(ReceiveError::Timeout, ReceiveError::Over)),
+        }
+    }
+
+    /// Why the session is over; `None` while it runs.
+    pub fn ending(&self) -> Option<Ending> {
+        self.composer.inner().lock().ending(self.id)
+    }
+
+    /// Ends the session and waits, up to `timeout`, until all its shards have let go of it. False if they have not:
+    /// then the composer goes on waiting.
+    pub fn end(mut self, timeout: Duration) -> bool {
+        self.end_now();
+        let (inner, start_ns) = (Arc::clone(self.composer.inner()), clock::now_ns());
+        let mut hub = inner.lock();
+        loop {
+            if hub.is_gone(self.id) {
+                inner.unlock(hub);
+                return true;
+            }
+            if hub.poll() > 0 {
+                continue;
+            }
+            let waited_ns = clock::now_ns() - start_ns;
+            if u128::from(waited_ns) >= timeout.as_nanos() || hub.finished {
+                inner.unlock(hub);
+                return false;
+            }
+            if waited_ns < SPIN_NS {
+                std::hint::spin_loop();
+            } else if waited_ns < POLL_NS {
+                drop(hub);
+                std::thread::yield_now();
+                hub = inner.lock();
+            } else {
+                hub = inner.wait_for_news(hub, Duration::from_millis(50));
+            }
+        }
+    }
+
+    fn end_now(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let inner = self.composer.inner();
+        let mut hub = inner.lock();
+        hub.end(self.id);
+        hub.forget(self.id);
+        inner.unlock(hub);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end_now();
+    }
+}

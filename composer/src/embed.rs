@@ -1,0 +1,327 @@
+//! The embedder's end: the program that holds the composer talks to its shards through the same rings as they do.
+//!
+//! Messages that come are filed by session; whoever holds the session takes them. The polling is done by the thread
+//! that wants something, on its own time; when nobody does, the mail clerk's thread sleeps on the bell and files
+//! what comes.
+//!
+//! Invariant: whoever gives the lock back has armed the links. The lock is never held while anyone sleeps.
+
+use crate::hub::Ending;
+use shard_runtime::clock;
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
+use shard_runtime::inbox::{Inbound, WaitStrategy};
+use shard_runtime::outbox::Outbound;
+use shard_runtime::ring::RingError;
+use shard_runtime::wake::{Bell, Sleeper};
+use shardkit::application::Component;
+use shardkit::{
+    CallId, Config, Context, Endpoint, In, Message, Out, Rejected, Result, SendError, SessionMap, Shard, Wire,
+};
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// How many messages may wait for the holder of one session. While so many wait, the embedder takes nothing more:
+/// back-pressure for the shards, until they are taken.
+pub const MAIL_MAX: usize = 65_536;
+
+/// How long a receiver polls before it leaves the waiting to the clerk.
+const POLL_NS: u64 = 50_000;
+
+/// A message that came for a session of the embedding program.
+#[derive(Debug)]
+pub struct Mail {
+    message: shardkit::OwnedMessage,
+}
+
+impl Mail {
+    /// The message, for [`In::read`] and [`Out::answer`].
+    pub fn message(&self) -> Message<'_> {
+        self.message.as_message()
+    }
+}
+
+/// What can come instead of a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// Nothing came in time.
+    #[error("nothing came within the time given")]
+    Timeout,
+    /// A message that this program sent was refused.
+    #[error("a message was refused: {}", .0.why)]
+    Rejected(Rejected),
+    /// The session is over.
+    #[error(transparent)]
+    Over(#[from] Ending),
+}
+
+#[derive(Default)]
+struct Pigeonhole {
+    mail: VecDeque<Mail>,
+    rejected: VecDeque<Rejected>,
+    over: Option<Ending>,
+}
+
+/// What the endpoint hands messages to: one box for each session.
+#[derive(Default)]
+struct Boxes {
+    boxes: SessionMap<Pigeonhole>,
+    filed: bool,
+    full: bool,
+}
+
+impl Shard for Boxes {
+    fn on_message(&mut self, message: Message<'_>, _: &mut Context<'_>) -> Result<()> {
+        if let Some(to) = self.boxes.get_mut(&message.session()) {
+            to.mail.push_back(Mail { message: message.to_owned() });
+            self.full |= to.mail.len() >= MAIL_MAX;
+            self.filed = true;
+        }
+        Ok(())
+    }
+
+    fn on_rejected(&mut self, rejected: Rejected, _: &mut Context<'_>) {
+        if let Some(to) = self.boxes.get_mut(&rejected.session) {
+            to.rejected.push_back(rejected);
+            self.filed = true;
+        }
+    }
+}
+
+struct State {
+    endpoint: Endpoint,
+    boxes: Boxes,
+    broken: Vec<(LinkId, RingError)>,
+    stop: bool,
+}
+
+/// See the head of this file.
+pub(crate) struct Embed {
+    state: Mutex<State>,
+    sleeper: Sleeper,
+    filed: Condvar,
+    config: Config,
+}
+
+impl Embed {
+    pub(crate) fn new(component: Component, bell: Bell) -> Self {
+        let config = Config::of_embedder(component.clone());
+        let endpoint = Endpoint::new(ShardId(u32::MAX), component, bell, None);
+        let sleeper = endpoint.sleeper();
+        let state = State { endpoint, boxes: Boxes::default(), broken: Vec::new(), stop: false };
+        Self { state: Mutex::new(state), sleeper, filed: Condvar::new(), config }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere while the lock was held leaves the state whole: every step below is.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn attach(&self, link: LinkId, component: ComponentId, inbound: Inbound, outbound: Outbound) {
+        let mut state = self.lock();
+        state.endpoint.attach(link, Some(component), inbound, outbound);
+        state.rest();
+    }
+
+    pub(crate) fn detach(&self, link: LinkId) {
+        self.lock().endpoint.detach(link);
+    }
+
+    pub(crate) fn open(&self, session: SessionId, composition: u16, routes: Vec<(ComponentId, LinkId)>) {
+        let mut state = self.lock();
+        state.endpoint.open(session, composition, routes.iter().copied());
+        state.boxes.boxes.insert(session, Pigeonhole::default());
+    }
+
+    pub(crate) fn close(&self, session: SessionId) {
+        let mut state = self.lock();
+        state.endpoint.close(session);
+        state.boxes.boxes.remove(&session);
+        drop(state);
+        self.filed.notify_all();
+    }
+
+    pub(crate) fn end(&self, session: SessionId, ending: &Ending) {
+        if let Some(of) = self.lock().boxes.boxes.get_mut(&session) {
+            of.over = Some(ending.clone());
+        }
+        self.filed.notify_all();
+    }
+
+    /// Links that broke since this was last asked.
+    pub(crate) fn take_broken(&self) -> Vec<(LinkId, RingError)> {
+        std::mem::take(&mut self.lock().broken)
+    }
+
+    pub(crate) fn send<T: Wire, R: Wire>(
+        &self,
+        port: &Out<T, R>,
+        session: SessionId,
+        value: &T,
+    ) -> Result<(), SendError> {
+        let mut state = self.lock();
+        let sent = state.endpoint.context().send(port, session, value);
+        state.endpoint.context().flush();
+        sent
+    }
+
+    pub(crate) fn call<T: Wire, R: Wire>(
+        &self,
+        port: &Out<T, R>,
+        session: SessionId,
+        value: &T,
+    ) -> Result<CallId, SendError> {
+        let mut state = self.lock();
+        let call = state.endpoint.context().call(port, session, value);
+        state.endpoint.context().flush();
+        call
+    }
+
+    pub(crate) fn answer<T: Wire, R: Wire>(
+        &self,
+        port: &In<T, R>,
+        mail: &Mail,
+        value: &R,
+    ) -> Result<(), SendError> {
+        let mut state = self.lock();
+        let sent = state.endpoint.context().answer(port, &mail.message(), value);
+        state.endpoint.context().flush();
+        sent
+    }
+
+    /// The next message of a session, waiting for it up to `timeout`.
+    pub(crate) fn receive(&self, session: SessionId, timeout: Duration) -> Result<Mail, ReceiveError> {
+        let start_ns = clock::now_ns();
+        let end_ns = start_ns.saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
+        let poll_until_ns = end_ns.min(start_ns + POLL_NS);
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = state.take(session) {
+                state.rest();
+                return result;
+            }
+            if state.poll() > 0 {
+                continue;
+            }
+            let now_ns = clock::now_ns();
+            if now_ns >= end_ns {
+                state.rest();
+                return Err(ReceiveError::Timeout);
+            }
+            if now_ns < poll_until_ns {
+                // The shard may need this core, and other holders the lock.
+                drop(state);
+                std::thread::yield_now();
+                state = self.lock();
+                continue;
+            }
+            if state.rest() {
+                let wait = Duration::from_nanos((end_ns - now_ns).min(shard_runtime::wake::SWEEP_NS));
+                let woken = self.filed.wait_timeout(state, wait);
+                state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    /// Polls for messages of a session without giving the core away, up to `timeout`: for programs with a core to
+    /// spare that count nanoseconds.
+    pub(crate) fn receive_spinning(
+        &self,
+        session: SessionId,
+        timeout: Duration,
+    ) -> Result<Mail, ReceiveError> {
+        let end_ns = clock::now_ns() + timeout.as_nanos() as u64;
+        let mut state = self.lock();
+        let mut rounds = 0u32;
+        loop {
+            if let Some(result) = state.take(session) {
+                state.rest();
+                return result;
+            }
+            if state.poll() == 0 {
+                state.endpoint.wait(WaitStrategy::Spin, None);
+                rounds = rounds.wrapping_add(1);
+                if rounds.is_multiple_of(1024) && clock::now_ns() >= end_ns {
+                    state.rest();
+                    return Err(ReceiveError::Timeout);
+                }
+            }
+        }
+    }
+
+    /// What is there for a session already.
+    pub(crate) fn try_receive(&self, session: SessionId) -> Option<Result<Mail, ReceiveError>> {
+        let mut state = self.lock();
+        let mut result = state.take(session);
+        if result.is_none() && state.poll() > 0 {
+            result = state.take(session);
+        }
+        state.rest();
+        result
+    }
+
+    /// The mail clerk's life: files what comes while nobody else looks. Ends when [`stop`](Self::stop) is called.
+    pub(crate) fn serve(&self) {
+        loop {
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            while state.poll() > 0 {}
+            let filed = std::mem::take(&mut state.boxes.filed);
+            let asleep = state.rest();
+            drop(state);
+            if filed {
+                self.filed.notify_all();
+            }
+            if asleep {
+                self.sleeper.sleep(shard_runtime::wake::SWEEP_NS);
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        let mut state = self.lock();
+        state.stop = true;
+        state.endpoint.ringer().call_in();
+    }
+}
+
+impl State {
+    fn poll(&mut self) -> usize {
+        if self.boxes.full {
+            // A box is full: nothing more is taken until its holder has read.
+            self.boxes.full = self.boxes.boxes.values().any(|of| of.mail.len() >= MAIL_MAX);
+            if self.boxes.full {
+                return 0;
+            }
+        }
+        let taken = self.endpoint.poll(&mut self.boxes);
+        while let Some(broken) = self.endpoint.take_broken() {
+            self.broken.push(broken);
+        }
+        taken
+    }
+
+    fn take(&mut self, session: SessionId) -> Option<Result<Mail, ReceiveError>> {
+        let Some(of) = self.boxes.boxes.get_mut(&session) else {
+            return Some(Err(ReceiveError::Over(Ending::ByUser)));
+        };
+        if let Some(mail) = of.mail.pop_front() {
+            return Some(Ok(mail));
+        }
+        if let Some(rejected) = of.rejected.pop_front() {
+            return Some(Err(ReceiveError::Rejected(rejected)));
+        }
+        of.over.clone().map(|ending| Err(ReceiveError::Over(ending)))
+    }
+
+    /// Arms the links. False if something came meanwhile.
+    fn rest(&mut self) -> bool {
+        self.endpoint.prepare_to_park()
+    }
+}

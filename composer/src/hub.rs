@@ -1,0 +1,375 @@
+//! The hub: the core and the control links to the shards, under one lock.
+//!
+//! A claim runs on the thread that asks for it: it locks the hub, lets the core decide, writes the openings into the
+//! shards' control rings and polls for their acknowledgements. What is slow (launching, wiring, ending) is handed to
+//! the shell's thread. Acknowledgements that nobody waits for are taken by the clerk's thread, which sleeps on the
+//! hub's bell.
+//!
+//! Invariant: whoever gives the lock back has armed the control links, so that whatever comes wakes the clerk.
+
+use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId};
+use crate::embed::Embed;
+use shard_runtime::clock;
+use shard_runtime::control::COMPOSER_LINK;
+use shard_runtime::frame::{Flags, Header};
+use shard_runtime::id::{LinkId, SessionId, ShardId};
+use shard_runtime::inbox::{Inbound, Inbox, Receiver};
+use shard_runtime::outbox::{Outbound, Outbox};
+use shard_runtime::ring::RingError;
+use shard_runtime::session::{Open, Verb};
+use shard_runtime::wake::{Bell, LINKS_MAX};
+use shardkit::application::Application;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A session that is ready, as the one who asked for it gets it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    pub(crate) session: SessionId,
+    pub(crate) cold_shards: u16,
+}
+
+/// Why a session that was ready is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ending {
+    /// A shard was lost, or the composer shuts down.
+    #[error("the session was lost: {0}")]
+    Lost(Loss),
+    /// A shard of it asked for the end, or failed on one of its messages.
+    #[error("shard {shard} of `{component}` ended the session: {reason}")]
+    ByShard {
+        /// The shard.
+        shard: ShardId,
+        /// Its component.
+        component: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It was ended by its user.
+    #[error("the session was ended by its user")]
+    ByUser,
+}
+
+/// What the hub leaves to the shell.
+#[derive(Debug)]
+pub(crate) enum Slow {
+    /// An effect of the core.
+    Effect(Effect),
+    /// The core was asked to shut down by another thread.
+    ShutDown,
+}
+
+/// What came over a control link.
+struct Ack {
+    link: LinkId,
+    verb: Option<Verb>,
+    session: SessionId,
+    text: String,
+}
+
+#[derive(Default)]
+struct Acks {
+    list: Vec<Ack>,
+    broken: Vec<(LinkId, RingError)>,
+}
+
+impl Receiver for Acks {
+    fn message(&mut self, link: LinkId, header: &Header, payload: &[u8]) {
+        let verb = if header.flags.has(Flags::CONTROL) { Verb::from_port(header.port) } else { None };
+        let text =
+            if payload.is_empty() { String::new() } else { String::from_utf8_lossy(payload).into_owned() };
+        self.list.push(Ack { link, verb, session: header.session, text });
+    }
+
+    fn drained(&mut self, _link: LinkId, _messages: usize) {}
+
+    fn broken(&mut self, link: LinkId, error: RingError) {
+        self.broken.push((link, error));
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct Hub {
+    pub(crate) core: Core,
+    application: Arc<Application>,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Whose control link it is.
+    owners: Vec<Option<ShardId>>,
+    links: HashMap<ShardId, LinkId>,
+    answers: HashMap<RequestId, Result<Ready, Refusal>>,
+    endings: HashMap<SessionId, Ending>,
+    effects: Vec<Effect>,
+    acks: Acks,
+    payload: Vec<u8>,
+    slow: crossbeam::channel::Sender<Slow>,
+    waker: Arc<mio::Waker>,
+    embed: Option<Arc<Embed>>,
+    next_request: u64,
+    /// Something was handed to the shell and it was not woken yet.
+    shell_due: bool,
+    /// An answer came, or a session changed: waiters want to know.
+    pub(crate) news: bool,
+    pub(crate) finished: bool,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        application: Arc<Application>,
+        bell: Bell,
+        slow: crossbeam::channel::Sender<Slow>,
+        waker: Arc<mio::Waker>,
+        embed: Option<Arc<Embed>>,
+    ) -> Self {
+        Self {
+            core: Core::new(&application),
+            application,
+            inbox: Inbox::new(bell),
+            outbox: Outbox::new(),
+            owners: vec![None; LINKS_MAX],
+            links: HashMap::new(),
+            answers: HashMap::new(),
+            endings: HashMap::new(),
+            effects: Vec::new(),
+            acks: Acks::default(),
+            payload: Vec::new(),
+            slow,
+            waker,
+            embed,
+            next_request: 0,
+            shell_due: false,
+            news: false,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn sleeper(&self) -> shard_runtime::wake::Sleeper {
+        self.inbox.sleeper()
+    }
+
+    /// A free control link, for a shard that is about to be launched; `None` when all are taken.
+    pub(crate) fn reserve_link(&mut self, shard: ShardId) -> Option<LinkId> {
+        let at = self.owners.iter().position(Option::is_none)?;
+        self.owners[at] = Some(shard);
+        Some(LinkId(at as u16))
+    }
+
+    pub(crate) fn attach(&mut self, shard: ShardId, link: LinkId, inbound: Inbound, outbound: Outbound) {
+        self.inbox.attach(link, inbound);
+        self.outbox.attach(link, outbound);
+        self.links.insert(shard, link);
+    }
+
+    pub(crate) fn release_link(&mut self, shard: ShardId) {
+        self.links.remove(&shard);
+        if let Some(at) = self.owners.iter().position(|owner| *owner == Some(shard)) {
+            self.owners[at] = None;
+            self.inbox.detach(LinkId(at as u16));
+            self.outbox.detach(LinkId(at as u16));
+        }
+    }
+
+    /// Lets the core take an event in, and carries out what it wants.
+    pub(crate) fn handle(&mut self, event: Event) {
+        self.core.handle(clock::now_ns(), event, &mut self.effects);
+        self.carry_out();
+    }
+
+    /// Asks for a session. The answer comes with [`take_answer`](Self::take_answer).
+    pub(crate) fn request(&mut self, composition: CompositionId, deadline_ns: u64) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.handle(Event::SessionRequested { request, composition, deadline_ns });
+        request
+    }
+
+    pub(crate) fn take_answer(&mut self, request: RequestId) -> Option<Result<Ready, Refusal>> {
+        self.answers.remove(&request)
+    }
+
+    /// Ends a session for its user.
+    pub(crate) fn end(&mut self, session: SessionId) {
+        self.endings.remove(&session);
+        self.handle(Event::SessionEnded { session });
+    }
+
+    /// Why a session is over, if it is; `None` while it runs.
+    pub(crate) fn ending(&self, session: SessionId) -> Option<Ending> {
+        self.endings.get(&session).cloned()
+    }
+
+    /// Whether all shards of a session have let go of it.
+    pub(crate) fn is_gone(&self, session: SessionId) -> bool {
+        self.core.session(session).is_none()
+    }
+
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            self.carry_out_one(effect);
+        }
+        // Nothing below `handle` runs the core, so nothing was added meanwhile.
+        self.effects = effects;
+        self.outbox.flush();
+        if std::mem::take(&mut self.shell_due) {
+            // It fails only when the shell is gone, and then there is nothing to wake.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Open { session, shard } => self.open(session, shard),
+            Effect::Close { session, shard } => self.say(Verb::Close, session, shard, &[]),
+            Effect::SessionReady { request, session, cold_shards } => {
+                self.session_ready(request, session, cold_shards);
+            }
+            Effect::RequestFailed { request, reason } => {
+                tracing::info!(?request, %reason, "request failed");
+                self.answers.insert(request, Err(reason));
+                self.news = true;
+            }
+            Effect::SessionLost { session, reason } => {
+                tracing::warn!(%session, %reason, "session lost");
+                self.session_over(session, Ending::Lost(reason));
+            }
+            Effect::SessionClosed { session } => {
+                tracing::debug!(%session, "session closed");
+                if let Some(embed) = &self.embed {
+                    embed.close(session);
+                }
+                self.news = true;
+            }
+            slow => {
+                let _ = self.slow.send(Slow::Effect(slow));
+                self.shell_due = true;
+            }
+        }
+    }
+
+    fn session_ready(&mut self, request: RequestId, session: SessionId, cold_shards: u16) {
+        tracing::debug!(%session, cold_shards, "session ready");
+        if let Some(embed) = &self.embed {
+            let composition = self.core.session(session).map_or(0, |view| view.composition.0);
+            let routes = self.core.embedder_routes(session).map(|route| (route.component, route.link));
+            embed.open(session, composition, routes.collect());
+        }
+        self.answers.insert(request, Ok(Ready { session, cold_shards }));
+        self.news = true;
+    }
+
+    fn session_over(&mut self, session: SessionId, ending: Ending) {
+        if let Some(embed) = &self.embed {
+            embed.end(session, &ending);
+        }
+        self.endings.insert(session, ending);
+        self.news = true;
+    }
+
+    fn open(&mut self, session: SessionId, shard: ShardId) {
+        let Some(link) = self.links.get(&shard).copied() else { return };
+        let composition = self.core.session(session).map_or(0, |view| view.composition.0);
+        let routes = self.core.routes(session, shard).map(|route| (route.component, at_shard(route.link)));
+        let mut payload = std::mem::take(&mut self.payload);
+        Open::encode(composition, routes, &mut payload);
+        self.inbox.expect(link);
+        self.send(link, Verb::Open, session, &payload);
+        self.payload = payload;
+    }
+
+    fn say(&mut self, verb: Verb, session: SessionId, shard: ShardId, payload: &[u8]) {
+        if let Some(link) = self.links.get(&shard).copied() {
+            self.inbox.expect(link);
+            self.send(link, verb, session, payload);
+        }
+    }
+
+    fn send(&mut self, link: LinkId, verb: Verb, session: SessionId, payload: &[u8]) {
+        let header = Header::new(session, verb.port()).flagged(Flags::CONTROL);
+        if let Some(Err(error)) = self.outbox.send(link, header, payload) {
+            // The core's time-out for the acknowledgement ends a shard that does not read its control ring.
+            tracing::warn!(%link, %session, %error, "control ring refused a frame");
+        }
+    }
+
+    /// Takes what the shards acknowledged. Returns how much came.
+    pub(crate) fn poll(&mut self) -> usize {
+        let taken = self.inbox.poll(&mut self.acks);
+        if taken > 0 || !self.acks.broken.is_empty() {
+            self.take_acks();
+        } else if self.outbox.waits() {
+            self.outbox.flush();
+        }
+        taken
+    }
+
+    fn take_acks(&mut self) {
+        let mut acks = std::mem::take(&mut self.acks);
+        for ack in acks.list.drain(..) {
+            if let Some(shard) = self.owners[usize::from(ack.link.0)] {
+                self.take_ack(shard, ack);
+            }
+        }
+        for (link, error) in acks.broken.drain(..) {
+            let Some(shard) = self.owners[usize::from(link.0)] else { continue };
+            tracing::error!(%shard, %link, %error, "control link broken");
+            self.outbox.detach(link);
+            self.handle(Event::ShardHung { shard });
+        }
+        self.acks = acks;
+    }
+
+    fn take_ack(&mut self, shard: ShardId, ack: Ack) {
+        let session = ack.session;
+        match ack.verb {
+            Some(Verb::Opened) => self.handle(Event::Opened { session, shard }),
+            Some(Verb::Closed) => self.handle(Event::Closed { session, shard }),
+            Some(Verb::OpenRefused) => {
+                tracing::warn!(%session, %shard, reason = ack.text, "shard refused the session");
+                self.handle(Event::OpenRefused { session, shard });
+            }
+            Some(Verb::End) => self.end_by_shard(session, shard, ack.text),
+            _ => tracing::warn!(%shard, %session, "shard sent something that is no acknowledgement"),
+        }
+    }
+
+    /// A shard wants the end of a session. Only of one that it is in: its word counts for no other.
+    fn end_by_shard(&mut self, session: SessionId, shard: ShardId, reason: String) {
+        let component =
+            self.core.shard(shard).map(|view| self.application.component(view.component).name.clone());
+        let component = component.unwrap_or_default();
+        if session.is_none() {
+            return tracing::warn!(%shard, component, reason, "handler failed");
+        }
+        let member = self.core.session(session).is_some_and(|view| view.shards().any(|id| id == shard));
+        if !member {
+            return tracing::warn!(%shard, component, %session, "shard tried to end a session that is not its own");
+        }
+        tracing::info!(%session, %shard, component, reason, "session ended by shard");
+        self.session_over(session, Ending::ByShard { shard, component, reason });
+        self.handle(Event::SessionEnded { session });
+    }
+
+    /// Polls the control links of a session's shards for a short while without ringing.
+    pub(crate) fn rest(&mut self) -> bool {
+        self.inbox.prepare_to_park(&mut self.outbox)
+    }
+
+    /// Tells the session's user nothing more about it.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.endings.remove(&session);
+    }
+
+    /// The end that an effect names, as people read it.
+    pub(crate) fn name(end: End) -> String {
+        match end {
+            End::Embedder => "embedder".into(),
+            End::Shard(shard) => format!("shard {shard}"),
+        }
+    }
+}
+
+/// A slot in a shard's own table of links: its first is the composer's.
+pub(crate) fn at_shard(link: LinkId) -> LinkId {
+    LinkId(link.0 + COMPOSER_LINK.0 + 1)
+}

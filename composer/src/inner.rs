@@ -1,0 +1,124 @@
+//! What the threads of a composer share.
+
+use crate::embed::Embed;
+use crate::hub::{Hub, Slow};
+use shard_runtime::id::{ComponentId, ShardId};
+use shard_runtime::stats::StatsReader;
+use shard_runtime::wake::{SWEEP_NS, Sleeper};
+use shardkit::application::Application;
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// See the head of this file.
+pub(crate) struct Inner {
+    pub(crate) application: Arc<Application>,
+    hub: Mutex<Hub>,
+    news: Condvar,
+    sleeper: Sleeper,
+    pub(crate) embed: Option<Arc<Embed>>,
+    pages: Mutex<HashMap<ShardId, Arc<StatsReader>>>,
+    /// What the last shard of a component said that failed.
+    faults: Mutex<HashMap<ComponentId, String>>,
+    slow: crossbeam::channel::Sender<Slow>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Inner {
+    pub(crate) fn new(
+        application: Arc<Application>,
+        hub: Hub,
+        embed: Option<Arc<Embed>>,
+        slow: crossbeam::channel::Sender<Slow>,
+        waker: Arc<mio::Waker>,
+    ) -> Self {
+        Self {
+            application,
+            sleeper: hub.sleeper(),
+            hub: Mutex::new(hub),
+            news: Condvar::new(),
+            embed,
+            pages: Mutex::default(),
+            faults: Mutex::default(),
+            slow,
+            waker,
+        }
+    }
+
+    /// Takes the hub. Give it back with [`unlock`](Self::unlock) after anything that may have used its links.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Hub> {
+        // No step below leaves the hub half changed, so a panic of another holder does no harm.
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the hub back: arms its links, and tells the waiters if there is news for them.
+    pub(crate) fn unlock(&self, mut hub: MutexGuard<'_, Hub>) {
+        while !hub.rest() {
+            hub.poll();
+        }
+        let news = std::mem::take(&mut hub.news);
+        drop(hub);
+        if news {
+            self.news.notify_all();
+        }
+    }
+
+    /// Gives the hub back, waits for news, at most `timeout`, and takes it again.
+    pub(crate) fn wait_for_news<'a>(
+        &'a self,
+        mut hub: MutexGuard<'a, Hub>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, Hub> {
+        while !hub.rest() {
+            hub.poll();
+        }
+        if std::mem::take(&mut hub.news) {
+            // It may be for this waiter as well as for others.
+            self.news.notify_all();
+            return hub;
+        }
+        self.news.wait_timeout(hub, timeout).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The clerk's life: takes what the shards acknowledge while nobody waits for it.
+    pub(crate) fn serve_acks(&self) {
+        loop {
+            let mut hub = self.lock();
+            if hub.finished {
+                return;
+            }
+            hub.poll();
+            self.unlock(hub);
+            self.sleeper.sleep(SWEEP_NS);
+        }
+    }
+
+    /// Everything has ended: wakes whoever still waits.
+    pub(crate) fn finish(&self) {
+        if let Some(embed) = &self.embed {
+            embed.stop();
+        }
+        self.news.notify_all();
+    }
+
+    pub(crate) fn shut_down(&self) {
+        // It fails only when the shell is gone: then everything has ended.
+        let _ = self.slow.send(Slow::ShutDown);
+        let _ = self.waker.wake();
+    }
+
+    pub(crate) fn pages(&self) -> MutexGuard<'_, HashMap<ShardId, Arc<StatsReader>>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note_fault(&self, shard: ShardId, fault: String) {
+        let component = self.lock().core.shard(shard).map(|view| view.component);
+        if let Some(component) = component {
+            self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(component, fault);
+        }
+    }
+
+    pub(crate) fn fault(&self, component: ComponentId) -> Option<String> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).get(&component).cloned()
+    }
+}

@@ -1,0 +1,244 @@
+//! The launch helper: a small single-threaded process that starts shards and reaps them.
+//!
+//! The composer never forks: it lives in programs with threads and a lot of memory. It starts the helper once, and
+//! asks it over a socket for each shard. The helper answers with a pidfd, by which the composer sees the end of the
+//! shard within microseconds and can kill it.
+//!
+//! Invariant: no shard outlives its composer. When the socket ends, the helper kills and reaps all its children;
+//! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV};
+use shard_runtime::id::ShardId;
+use shard_runtime::process::{Spawn, Spawned, spawn};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{env, io};
+
+/// What the composer asks of the helper. With it comes the shard's end of its control socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) shard: ShardId,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) quiet: bool,
+}
+
+/// What the helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromLauncher {
+    /// The process is there. With it comes its pidfd.
+    Launched { shard: ShardId, pid: u32 },
+    /// It could not be started.
+    NotLaunched { shard: ShardId, errno: i32 },
+    /// It has ended and is reaped.
+    Exited { shard: ShardId, code: Option<i32>, signal: Option<i32> },
+}
+
+/// Why there is no helper.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// Its program was not found.
+    #[error(
+        "no launch helper: `shardctl` is at none of {looked}; build it, or name a program with `Builder::launcher`"
+    )]
+    NotFound {
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// It could not be started.
+    #[error("the launch helper {program} could not be started: {source}")]
+    NotStarted {
+        /// Its program.
+        program: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A socket to it could not be made.
+    #[error("no socket to the launch helper: {0}")]
+    Socket(#[from] io::Error),
+}
+
+/// Becomes the launch helper if this process was started as one; returns otherwise.
+///
+/// A program that embeds the composer and wants to be its own helper calls this first thing in `main`, before it
+/// starts threads, and names itself with [`Builder::launcher`](crate::Builder::launcher).
+pub fn take_over() {
+    if env::var_os(LAUNCHER_ENV).is_none() {
+        return;
+    }
+    let code = match serve() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("launch helper: {error}");
+            1
+        }
+    };
+    std::process::exit(code);
+}
+
+/// The helper as the composer sees it.
+pub(crate) struct Launcher {
+    pub(crate) socket: ControlSocket,
+    child: Child,
+}
+
+impl Launcher {
+    /// Starts the helper.
+    pub(crate) fn start(program: Option<&Path>) -> Result<Self, LauncherError> {
+        let program = match program {
+            Some(program) => program.to_path_buf(),
+            None => find()?,
+        };
+        let (ours, theirs) = ControlSocket::pair()?;
+        let child = Command::new(&program)
+            .env(LAUNCHER_ENV, "1")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .map_err(|source| LauncherError::NotStarted { program, source })?;
+        ours.set_nonblocking()?;
+        Ok(Self { socket: ours, child })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes the socket and waits for the helper, which takes what is left of its children with it.
+    pub(crate) fn end(self) {
+        let Self { socket, mut child } = self;
+        drop(socket);
+        let _ = child.wait();
+    }
+}
+
+/// Looks for `shardctl`: the running program itself, beside it, one folder up, then in `PATH`.
+fn find() -> Result<PathBuf, LauncherError> {
+    let mut places = Vec::new();
+    if let Ok(me) = env::current_exe() {
+        if me.file_stem().is_some_and(|name| name == "shardctl") {
+            return Ok(me);
+        }
+        places.extend(me.ancestors().skip(1).take(2).map(|folder| folder.join("shardctl")));
+    }
+    if let Some(path) = env::var_os("PATH") {
+        places.extend(env::split_paths(&path).map(|folder| folder.join("shardctl")));
+    }
+    match places.iter().find(|place| place.is_file()) {
+        Some(place) => Ok(place.clone()),
+        None => {
+            let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+            Err(LauncherError::NotFound { looked: looked.join(", ") })
+        }
+    }
+}
+
+/// A child of the helper.
+struct Shard {
+    id: ShardId,
+    process: Spawned,
+}
+
+fn serve() -> Result<(), ControlError> {
+    // Ctrl-C at a terminal is for the composer, who then ends the shards one after the other.
+    let _ = rustix::process::setpgid(None, None);
+    let _placeholders = occupy(CONTROL_FD)?;
+    let socket = ControlSocket::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut shards: Vec<Shard> = Vec::new();
+    loop {
+        let ended = wait(&socket, &shards)?;
+        for at in ended.shards.into_iter().rev() {
+            report(&socket, shards.swap_remove(at));
+        }
+        if ended.socket {
+            match socket.receive::<Launch>() {
+                Ok((launch, fds)) => shards.extend(start(&socket, &launch, fds)?),
+                Err(error) => {
+                    kill_all(shards);
+                    return if matches!(error, ControlError::Closed) { Ok(()) } else { Err(error) };
+                }
+            }
+        }
+    }
+}
+
+/// Makes sure that a descriptor number is taken, as [`spawn`] needs it.
+fn occupy(number: i32) -> io::Result<Vec<File>> {
+    let mut files = Vec::new();
+    while files.last().is_none_or(|file: &File| file.as_raw_fd() < number) {
+        files.push(File::open("/dev/null")?);
+    }
+    Ok(files)
+}
+
+struct Ended {
+    socket: bool,
+    shards: Vec<usize>,
+}
+
+/// Waits for a word of the composer or the end of a shard.
+fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ended> {
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+    fds.extend(shards.iter().map(|shard| PollFd::new(&shard.process.pidfd, PollFlags::IN)));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let shards = (0..shards.len()).filter(|at| ready(&fds[at + 1])).collect();
+    Ok(Ended { socket: ready(&fds[0]), shards })
+}
+
+fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<Option<Shard>, ControlError> {
+    let shard = launch.shard;
+    let [control] = &fds[..] else {
+        return Err(ControlError::Garbled(format!("{} descriptors instead of 1", fds.len())));
+    };
+    let started = spawn(&Spawn {
+        program: &launch.program,
+        args: &launch.args,
+        env: &launch.env,
+        control: control.as_fd(),
+        quiet: launch.quiet,
+    });
+    match started {
+        Ok(process) => {
+            let launched = FromLauncher::Launched { shard, pid: process.child.id() };
+            socket.send(&launched, &[process.pidfd.as_fd()])?;
+            Ok(Some(Shard { id: shard, process }))
+        }
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(0);
+            socket.send(&FromLauncher::NotLaunched { shard, errno }, &[])?;
+            Ok(None)
+        }
+    }
+}
+
+/// Reaps a shard that has ended and says how.
+fn report(socket: &ControlSocket, mut shard: Shard) {
+    let status = shard.process.child.wait().ok();
+    let code = status.and_then(|status| status.code());
+    let signal = status.and_then(|status| status.signal());
+    // If the composer is gone, the next look at the socket says so.
+    let _ = socket.send(&FromLauncher::Exited { shard: shard.id, code, signal }, &[]);
+}
+
+fn kill_all(shards: Vec<Shard>) {
+    for shard in &shards {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&shard.process.pidfd, Signal::KILL);
+    }
+    for mut shard in shards {
+        let _ = shard.process.child.wait();
+    }
+}

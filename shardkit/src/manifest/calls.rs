@@ -1,0 +1,181 @@
+//! Who calls whom: circles, and the components that a composition reaches.
+//!
+//! The embedder is an end, not a shard: players' input comes from it and pictures go back to it, and that is no
+//! circle. So it neither closes a circle nor leads a composition any further.
+
+use super::at::{At, Named};
+use super::error::{Problem, Span, did_you_mean};
+use super::raw;
+use super::resolve::check_name;
+use crate::application::{Application, COMPOSITIONS_MAX, Composition};
+use shard_runtime::id::ComponentId;
+use std::collections::{BTreeMap, HashSet};
+
+/// Each pair of caller and called once, with the first destination that says so.
+#[derive(Default)]
+pub(super) struct Calls(BTreeMap<(ComponentId, ComponentId), Span>);
+
+impl Calls {
+    pub(super) fn add(&mut self, from: ComponentId, to: ComponentId, span: &Span) {
+        self.0.entry((from, to)).or_insert_with(|| span.clone());
+    }
+
+    fn of(&self, from: ComponentId) -> impl DoubleEndedIterator<Item = (ComponentId, &Span)> {
+        let all = (from, ComponentId(0))..=(from, ComponentId(u16::MAX));
+        self.0.range(all).map(|((_, to), span)| (*to, span))
+    }
+
+    /// Finds the first circle, if there is one, and names it.
+    pub(super) fn forbid_circles(&self, application: &Application) -> Result<(), Problem> {
+        let mut walk =
+            Walk { calls: self, embedder: application.embedder, path: Vec::new(), left: HashSet::new() };
+        for id in ids(application) {
+            let Err((circle, span)) = walk.follow(id) else { continue };
+            let names: Vec<_> =
+                circle.iter().map(|id| format!("`{}`", application.component(*id).name)).collect();
+            let what = format!("the calls go in a circle: {}", names.join(" → "));
+            let cure = "take one of these calls out, or allow it with `cycles = true` in `[application]`";
+            return Err(Problem::at(span, what, cure));
+        }
+        Ok(())
+    }
+
+    /// Everything that `entries` reach, themselves included; callers before those whom they call.
+    fn reach(&self, entries: &[ComponentId], embedder: Option<ComponentId>) -> Vec<ComponentId> {
+        let mut seen: HashSet<ComponentId> = embedder.into_iter().collect();
+        let mut reached = Vec::new();
+        // A component is noted after all that it calls, so the reverse has callers first. Going backwards here makes
+        // the reverse keep the manifest's order where nothing else decides.
+        for entry in entries.iter().rev() {
+            self.note_after_called(*entry, &mut seen, &mut reached);
+        }
+        reached.reverse();
+        reached
+    }
+
+    /// The depth is bounded by the number of components.
+    fn note_after_called(
+        &self,
+        id: ComponentId,
+        seen: &mut HashSet<ComponentId>,
+        noted: &mut Vec<ComponentId>,
+    ) {
+        if seen.insert(id) {
+            self.of(id).rev().for_each(|(to, _)| self.note_after_called(to, seen, noted));
+            noted.push(id);
+        }
+    }
+}
+
+/// A walk along the calls, depth first.
+struct Walk<'a> {
+    calls: &'a Calls,
+    embedder: Option<ComponentId>,
+    /// The way to where the walk is.
+    path: Vec<ComponentId>,
+    /// Those behind which there is no circle.
+    left: HashSet<ComponentId>,
+}
+
+impl<'a> Walk<'a> {
+    /// Fails with the circle and the call that closes it. The depth is bounded by the number of components.
+    fn follow(&mut self, id: ComponentId) -> Result<(), (Vec<ComponentId>, &'a Span)> {
+        if self.left.contains(&id) || Some(id) == self.embedder {
+            return Ok(());
+        }
+        self.path.push(id);
+        for (to, span) in self.calls.of(id) {
+            if let Some(start) = self.path.iter().position(|on_path| *on_path == to) {
+                let circle = self.path[start..].iter().copied().chain([to]).collect();
+                return Err((circle, span));
+            }
+            self.follow(to)?;
+        }
+        self.path.pop();
+        self.left.insert(id);
+        Ok(())
+    }
+}
+
+fn ids(application: &Application) -> impl Iterator<Item = ComponentId> {
+    let components = (0..application.components.len()).map(|at| ComponentId(at as u16));
+    components.filter(|id| Some(*id) != application.embedder)
+}
+
+/// The compositions as declared, or the one that there is without any.
+pub(super) fn compositions(
+    raw: &Named<raw::Composition>,
+    application: &Application,
+    calls: &Calls,
+) -> Result<Vec<Composition>, Problem> {
+    let Some((last, _)) = raw.0.last() else {
+        let components = calls.reach(&default_entries(application, calls), application.embedder);
+        return Ok(vec![Composition { name: "default".to_owned(), components }]);
+    };
+    if raw.0.len() > COMPOSITIONS_MAX {
+        let what = format!("there are {} compositions", raw.0.len());
+        return Err(Problem::at(&last.span, what, format!("use at most {COMPOSITIONS_MAX}")));
+    }
+    let composition = |(name, raw): &(At<String>, raw::Composition)| {
+        check_name(name, "composition")?;
+        let entries = match &raw.entry {
+            Some(entry) => entries(&name.value, entry, application)?,
+            None => default_entries(application, calls),
+        };
+        let components = calls.reach(&entries, application.embedder);
+        Ok(Composition { name: name.value.clone(), components })
+    };
+    raw.0.iter().map(composition).collect()
+}
+
+/// Those whom the embedder calls; without such, those whom nobody calls; without such too, all.
+fn default_entries(application: &Application, calls: &Calls) -> Vec<ComponentId> {
+    let by_embedder: Vec<_> =
+        application.embedder.iter().flat_map(|id| calls.of(*id)).map(|(to, _)| to).collect();
+    if !by_embedder.is_empty() {
+        return by_embedder;
+    }
+    let called: HashSet<_> = calls.0.keys().map(|(_, to)| *to).collect();
+    let uncalled: Vec<_> = ids(application).filter(|id| !called.contains(id)).collect();
+    if uncalled.is_empty() { ids(application).collect() } else { uncalled }
+}
+
+fn entries(
+    composition: &str,
+    raw: &At<Vec<At<String>>>,
+    application: &Application,
+) -> Result<Vec<ComponentId>, Problem> {
+    let mut entries = Vec::new();
+    for name in &raw.value {
+        let id = entry(composition, name, application)?;
+        if entries.contains(&id) {
+            let what = format!("composition `{composition}` names `{}` twice", name.value);
+            return Err(Problem::at(&name.span, what, "name each entry once"));
+        }
+        entries.push(id);
+    }
+    if entries.is_empty() {
+        let what = format!("composition `{composition}` has no components: its `entry` is empty");
+        return Err(Problem::at(&raw.span, what, "name a component, or leave `entry` out"));
+    }
+    Ok(entries)
+}
+
+fn entry(composition: &str, name: &At<String>, application: &Application) -> Result<ComponentId, Problem> {
+    match application.find(&name.value) {
+        Some(id) if Some(id) == application.embedder => {
+            let what =
+                format!("composition `{composition}` names the embedder, which is part of every session");
+            Err(Problem::at(&name.span, what, "leave it out"))
+        }
+        Some(id) => Ok(id),
+        None => {
+            let what = format!(
+                "composition `{composition}` begins at `{}`, but there is no such component",
+                name.value
+            );
+            let known = ids(application).map(|id| application.component(id).name.as_str());
+            Err(Problem::at(&name.span, what, did_you_mean(&name.value, "component", known)))
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The manifest: a TOML text that declares an application. Read, checked as a whole, and resolved into an
+//! [`Application`] before anything starts.
+//!
+//! ```
+//! use shardkit::manifest::Manifest;
+//!
+//! let manifest = Manifest::parse(
+//!     r#"
+//!     [application]
+//!     name = "arena"
+//!
+//!     [component.auth]
+//!     program = "arena"
+//!     args = ["auth"]
+//!     capacity = 64
+//!     in.login = { type = "Login", reply = "Verdict", max = "4KiB" }
+//!
+//!     [component.physics]
+//!     program = "arena"
+//!     tick_hz = 60.0
+//!     cores = 1
+//!     wait = "spin"
+//!     in.move = "Move"
+//!     out.world = { to = ["render.world", "embedder.world"], ring = "1MiB" }
+//!
+//!     [component.render]
+//!     program = "arena"
+//!     in.world = "World"
+//!
+//!     [embedder]
+//!     in.world = "World"
+//!     out.login = "auth.login"
+//!     out.move = "physics.move"
+//!
+//!     [composition.match]
+//!     entry = ["auth", "physics"]
+//!     "#,
+//!     "arena.toml",
+//! )?;
+//! let application = manifest.application();
+//! let names: Vec<_> = application.compositions[0].components.iter().map(|id| &application.component(*id).name).collect();
+//! assert_eq!(names, ["auth", "physics", "render"]);
+//!
+//! let error = Manifest::parse("[application]\nname = 'arena'\n[component.ai]\nprogramm = 'ai'", "arena.toml").unwrap_err();
+//! assert!(error.to_string().starts_with("arena.toml:4:1: unknown key `programm`; did you mean `program`?"));
+//! # Ok::<(), shardkit::manifest::ManifestError>(())
+//! ```
+//!
+//! # The format
+//!
+//! TOML, at most [`MANIFEST_BYTES_MAX`]. An unknown key is an error. Names are lower-case letters, digits, `-` and `_`,
+//! begin with a letter and have at most 64 bytes. A size is a number of bytes or a text: `"512B"`, `"64KiB"`, `"64MiB"`,
+//! `"1GiB"`, `"1TiB"`, or decimal with `kB`, `MB`, `GB`, `TB`. The JSON schema that [`schema`] gives says the same to
+//! an editor.
+//!
+//! `[application]`, required:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `name` | required | the application's name, in logs and file names |
+//! | `cycles` | `false` | whether components may call each other in a circle; calls to the embedder never count |
+//!
+//! `[component.NAME]`, at least one:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `program` | required | what a shard runs: see [`resolve_program`] |
+//! | `args` | `[]` | the arguments after the program's name |
+//! | `env` | `{}` | environment variables on top of the inherited ones |
+//! | `capacity` | `1` | sessions per shard, 1 to 65536 |
+//! | `warm` | `1` | shards kept running and wired before anyone asks, 0 to 100000 |
+//! | `max` | `warm`, at least 1 | never more shards than this, 1 to 100000 |
+//! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
+//! | `memory` | `0` | memory that one shard needs; a size |
+//! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
+//! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
+//! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |
+//! | `tick_hz` | never | how often `on_tick` runs, per second: more than 0, at most 10000 |
+//! | `start_timeout_ms` | `5000` | from its launch until it is ready |
+//! | `stop_timeout_ms` | `1000` | from being asked to end until it is gone |
+//! | `config` | `{}` | any table: the program finds it in its configuration |
+//! | `in.PORT` | none | inputs |
+//! | `out.PORT` | none | outputs |
+//!
+//! `in.PORT`, in short the type alone (`login = "Login"`):
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `type` | required | the type of its messages |
+//! | `reply` | none | the type of its replies |
+//! | `max` | `"64KiB"` | the largest message, 1 byte to 64 MiB |
+//!
+//! `out.PORT`, in short the destination or a list of them (`world = "render.world"`):
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `to` | required | a destination `component.port`, or a list; a message goes to each. They must agree on type and reply. The embedder's inputs are `embedder.port` |
+//! | `type` | the destinations' | if given, it must be the destinations' |
+//! | `reply` | the destinations' | if given, it must be the destinations' |
+//! | `ring` | `"256KiB"` | the size of the ring under the link, a power of two from 4 KiB to 64 MiB; the largest of a link's ports wins |
+//!
+//! `[embedder]`, optional: the end that the embedding program itself holds, with `in` and `out` as above. In the
+//! [`Application`] it is the last component, named `embedder`, without a program.
+//!
+//! `[composition.NAME]`, the kinds of session. Without any there is one, named `default`:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `entry` | those that the embedder calls, or else those that nobody calls, or else all | its components, together with everything they call |
+
+mod at;
+mod calls;
+mod error;
+mod needs;
+mod program;
+mod quantity;
+mod raw;
+mod resolve;
+
+pub use error::ManifestError;
+pub use needs::{Host, check_needs};
+pub use program::{ProgramError, ProgramTrouble, resolve_program};
+
+use crate::application::Application;
+use error::Problem;
+use schemars::generate::SchemaSettings;
+use std::io::Read;
+use std::{fs::File, path::Path, path::PathBuf};
+
+/// The largest manifest, in bytes.
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
+
+/// The name that the embedder has among the components.
+const EMBEDDER: &str = "embedder";
+
+/// A manifest that is right: it has passed every check that needs no host.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    file: PathBuf,
+    text: String,
+    raw: raw::Manifest,
+    application: Application,
+}
+
+impl Manifest {
+    /// Reads and checks the manifest in the file `path`.
+    ///
+    /// # Errors
+    /// If the file can't be read, is larger than [`MANIFEST_BYTES_MAX`] or no UTF-8, or anything in it is wrong.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ManifestError> {
+        let path = path.as_ref();
+        let mut bytes = Vec::new();
+        // One more than allowed is enough to see that it is too large.
+        let limit = MANIFEST_BYTES_MAX as u64 + 1;
+        let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+        read.map_err(|error| {
+            ManifestError::of_file(
+                path,
+                format!("the manifest can't be read: {error}"),
+                "name a file that can",
+            )
+        })?;
+        Self::parse_bytes(&bytes, path)
+    }
+
+    /// Checks a manifest that was read by other means. `file_name` is what errors call it; the folder that it is in
+    /// counts as the manifest's.
+    ///
+    /// Any text whatever gives a manifest or an error: it never panics, and the time it takes is bounded.
+    ///
+    /// # Errors
+    /// If the text is larger than [`MANIFEST_BYTES_MAX`], or anything in it is wrong.
+    pub fn parse(text: &str, file_name: impl AsRef<Path>) -> Result<Self, ManifestError> {
+        let file = file_name.as_ref();
+        if text.len() > MANIFEST_BYTES_MAX {
+            return Err(too_large(file));
+        }
+        match parse_text(text) {
+            Ok((raw, application)) => {
+                Ok(Self { file: file.to_owned(), text: text.to_owned(), raw, application })
+            }
+            Err(problem) => Err(ManifestError::of_problem(file, text, problem)),
+        }
+    }
+
+    /// Checks a manifest of which not even its encoding is known; otherwise like [`Manifest::parse`].
+    ///
+    /// # Errors
+    /// As for [`Manifest::parse`], and if the bytes are no UTF-8.
+    pub fn parse_bytes(bytes: &[u8], file_name: impl AsRef<Path>) -> Result<Self, ManifestError> {
+        let file = file_name.as_ref();
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(too_large(file));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let span = error.valid_up_to()..error.valid_up_to() + 1;
+            let problem = Problem::at(&span, "the file is not UTF-8 from here on", "save it as UTF-8");
+            ManifestError::of_problem(file, &String::from_utf8_lossy(bytes), problem)
+        })?;
+        Self::parse(text, file)
+    }
+
+    /// The application that it declares.
+    pub fn application(&self) -> &Application {
+        &self.application
+    }
+
+    /// The file it came from, as it was named.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The folder that its programs are relative to; empty for the current one.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
+    fn error(&self, problem: Problem) -> ManifestError {
+        ManifestError::of_problem(&self.file, &self.text, problem)
+    }
+}
+
+fn parse_text(text: &str) -> Result<(raw::Manifest, Application), Problem> {
+    let raw: raw::Manifest = toml::from_str(text).map_err(|error| error::from_toml(&error))?;
+    let application = resolve::resolve(&raw)?;
+    Ok((raw, application))
+}
+
+fn too_large(file: &Path) -> ManifestError {
+    let what = format!("the manifest is larger than {}", quantity::show_bytes(MANIFEST_BYTES_MAX as u64));
+    ManifestError::of_file(file, what, "make it smaller; a component's data belongs into files of its own")
+}
+
+/// The JSON schema of the format (draft 2020-12), for editors.
+pub fn schema() -> serde_json::Value {
+    let settings = SchemaSettings::draft2020_12().for_deserialize().with_transform(without_null);
+    settings.into_generator().into_root_schema_for::<raw::Manifest>().into()
+}
+
+/// TOML has no null: a key that may be missing is not one that may be null.
+fn without_null(schema: &mut schemars::Schema) {
+    if let Some(serde_json::Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|ty| ty != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(serde_json::Value::Array(forms)) = schema.get_mut("anyOf") {
+        forms.retain(|form| form.get("type").is_none_or(|ty| ty != "null"));
+        if let [only] = forms.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            schema.as_object_mut().into_iter().for_each(|object| {
+                object.extend(only.as_object().cloned().unwrap_or_default());
+            });
+        }
+    }
+    schemars::transform::transform_subschemas(&mut without_null, schema);
+}

@@ -1,0 +1,458 @@
+//! The manifest as it is written: one struct for each table, every value with its place. The JSON schema is made from
+//! these, so their comments are what an editor shows.
+//!
+//! Invariant: a key that is not here is an error; so is a value of the wrong type. Whether values make sense is for
+//! `resolve` to say.
+
+use super::at::{At, Form, HasForms, Named};
+use crate::application::{
+    CAPACITY_MAX, CORES_MAX, NAME_BYTES_MAX, SHARDS_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
+    TIMEOUT_MS_MAX,
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserializer, Error, Unexpected};
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
+
+/// A manifest: the components of an application, what each needs, and which others each one calls.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Manifest {
+    pub(super) application: Application,
+    /// The components, by name. At least one.
+    #[serde(default)]
+    pub(super) component: Named<Component>,
+    /// The end that the embedding program itself holds.
+    pub(super) embedder: Option<Embedder>,
+    /// The kinds of session, by name. Without any there is one, named `default`.
+    #[serde(default)]
+    pub(super) composition: Named<Composition>,
+}
+
+/// The application as a whole.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Application {
+    /// Its name, in logs and file names.
+    #[schemars(extend("pattern" = "^[a-z][a-z0-9_-]*$"), length(max = NAME_BYTES_MAX))]
+    pub(super) name: At<String>,
+    /// Whether components may call each other in a circle.
+    #[serde(default)]
+    pub(super) cycles: bool,
+}
+
+/// A component: its program, its needs and its ports.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Component {
+    /// The program of a shard. With a slash: relative to the manifest's folder. Without: searched beside the manifest,
+    /// beside the running executable, then in `PATH`.
+    #[schemars(length(min = 1))]
+    pub(super) program: At<String>,
+    /// The arguments after the program's name.
+    #[serde(default)]
+    pub(super) args: Vec<At<String>>,
+    /// Environment variables on top of the inherited ones.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) env: Named<String>,
+    /// Sessions that one shard may hold.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = CAPACITY_MAX))]
+    pub(super) capacity: At<Whole>,
+    /// Shards kept running and wired before anyone asks.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = SHARDS_MAX))]
+    pub(super) warm: At<Whole>,
+    /// Never more shards than this. The default is `warm`, but at least 1.
+    #[schemars(range(min = 1, max = SHARDS_MAX))]
+    pub(super) max: Option<At<Whole>>,
+    /// Cores of its own that one shard needs; 0 shares the cores that nobody owns.
+    #[serde(default = "zero")]
+    #[schemars(range(min = 0, max = CORES_MAX))]
+    pub(super) cores: At<Whole>,
+    /// Memory that one shard needs.
+    #[serde(default = "no_bytes")]
+    pub(super) memory: At<Amount>,
+    /// GPU memory that one shard needs.
+    #[serde(default = "no_bytes")]
+    pub(super) gpu_memory: At<Amount>,
+    /// Bandwidth to other nodes that one shard needs.
+    #[serde(default = "no_bits")]
+    #[schemars(schema_with = "bandwidth_schema")]
+    pub(super) bandwidth: At<Amount>,
+    /// How a shard waits when it has nothing to do.
+    #[serde(default)]
+    pub(super) wait: Wait,
+    /// How often `on_tick` runs, per second. Without it: never.
+    #[schemars(range(max = TICK_HZ_MAX), extend("exclusiveMinimum" = 0))]
+    pub(super) tick_hz: Option<At<Number>>,
+    /// How long a shard may take from its launch until it is ready, in milliseconds.
+    #[serde(default = "start_timeout")]
+    #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
+    pub(super) start_timeout_ms: At<Whole>,
+    /// How long a shard may take to end after it was asked to, in milliseconds.
+    #[serde(default = "stop_timeout")]
+    #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
+    pub(super) stop_timeout_ms: At<Whole>,
+    /// Anything: the program finds it in its configuration.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub(super) config: Option<At<toml::Table>>,
+    /// Where messages arrive, by name.
+    #[serde(default, rename = "in")]
+    pub(super) inputs: Named<Input>,
+    /// Where messages leave, by name.
+    #[serde(default, rename = "out")]
+    pub(super) outputs: Named<Output>,
+}
+
+/// The end that the embedding program itself holds: ports, but no program and no shards.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Embedder {
+    /// Where messages arrive, by name.
+    #[serde(default, rename = "in")]
+    pub(super) inputs: Named<Input>,
+    /// Where messages leave, by name.
+    #[serde(default, rename = "out")]
+    pub(super) outputs: Named<Output>,
+}
+
+/// A kind of session: the components that it takes.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Composition {
+    /// Components that it takes, together with everything they call. The default is those that the embedder calls, or
+    /// else those that nobody calls, or else all.
+    #[schemars(length(min = 1))]
+    pub(super) entry: Option<At<Vec<At<String>>>>,
+}
+
+/// An input. The short form is its type alone: `login = "Login"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "At<Form<InputTable>>")]
+pub(super) struct Input {
+    pub(super) ty: At<String>,
+    pub(super) reply: Option<At<String>>,
+    pub(super) max: At<Amount>,
+}
+
+/// An input.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Input")]
+pub(super) struct InputTable {
+    /// The type of its messages, by name: both ends must agree.
+    #[serde(rename = "type")]
+    ty: At<String>,
+    /// The type of the replies, if it gives any.
+    reply: Option<At<String>>,
+    /// The largest message that it takes.
+    #[serde(default = "message_max")]
+    max: At<Amount>,
+}
+
+/// An output. The short form is its destination or destinations alone: `world = "render.world"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "At<Form<OutputTable>>")]
+pub(super) struct Output {
+    pub(super) to: At<Vec<At<String>>>,
+    pub(super) ty: Option<At<String>>,
+    pub(super) reply: Option<At<String>>,
+    pub(super) ring: At<Amount>,
+}
+
+/// An output.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Output")]
+pub(super) struct OutputTable {
+    /// Where a message goes, to every one of these: inputs, written `component.port`.
+    to: Destinations,
+    /// The type of its messages, by name. The default is the destinations' type.
+    #[serde(rename = "type")]
+    ty: Option<At<String>>,
+    /// The type of the replies that come back. The default is what the destinations reply.
+    reply: Option<At<String>>,
+    /// The size of the ring under the link: a power of two between 4 KiB and 64 MiB.
+    #[serde(default = "ring")]
+    ring: At<Amount>,
+}
+
+/// One destination, or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "At<Form<NoTable>>")]
+struct Destinations(At<Vec<At<String>>>);
+
+/// Stands where a table is never right.
+#[derive(Deserialize)]
+struct NoTable {}
+
+/// How a shard waits: a word, or how long it polls.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "At<Form<WaitTable>>")]
+pub(super) enum Wait {
+    Named(At<String>),
+    SpinUs(At<Whole>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaitTable {
+    spin_us: At<Whole>,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self::SpinUs(At::nowhere(Whole(i64::from(SPIN_US_DEFAULT))))
+    }
+}
+
+/// A whole number.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Whole(pub(super) i64);
+
+/// A number, whole or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Number(pub(super) f64);
+
+/// A number in the base unit, or a text with a unit.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Amount {
+    Number(i64),
+    Text(String),
+}
+
+fn whole(value: i64) -> At<Whole> {
+    At::nowhere(Whole(value))
+}
+
+fn amount(text: &str) -> At<Amount> {
+    At::nowhere(Amount::Text(text.to_owned()))
+}
+
+fn zero() -> At<Whole> {
+    whole(0)
+}
+
+fn one() -> At<Whole> {
+    whole(1)
+}
+
+fn start_timeout() -> At<Whole> {
+    whole(5000)
+}
+
+fn stop_timeout() -> At<Whole> {
+    whole(1000)
+}
+
+fn no_bytes() -> At<Amount> {
+    At::nowhere(Amount::Number(0))
+}
+
+fn no_bits() -> At<Amount> {
+    no_bytes()
+}
+
+fn message_max() -> At<Amount> {
+    amount("64KiB")
+}
+
+fn ring() -> At<Amount> {
+    amount("256KiB")
+}
+
+impl TryFrom<At<Form<InputTable>>> for Input {
+    type Error = WrongForm<InputTable>;
+
+    fn try_from(form: At<Form<InputTable>>) -> Result<Self, Self::Error> {
+        match form.value {
+            Form::Text(ty) => Ok(Self { ty: At::new(ty, form.span), reply: None, max: message_max() }),
+            Form::Table(InputTable { ty, reply, max }) => Ok(Self { ty, reply, max }),
+            Form::List(_) => Err(WrongForm::list()),
+        }
+    }
+}
+
+impl TryFrom<At<Form<OutputTable>>> for Output {
+    type Error = WrongForm<OutputTable>;
+
+    fn try_from(form: At<Form<OutputTable>>) -> Result<Self, Self::Error> {
+        let to = match form.value {
+            Form::Text(to) => vec![At::new(to, form.span.clone())],
+            Form::List(to) => to,
+            Form::Table(OutputTable { to, ty, reply, ring }) => {
+                return Ok(Self { to: to.0, ty, reply, ring });
+            }
+        };
+        Ok(Self { to: At::new(to, form.span), ty: None, reply: None, ring: ring() })
+    }
+}
+
+impl TryFrom<At<Form<NoTable>>> for Destinations {
+    type Error = WrongForm<NoTable>;
+
+    fn try_from(form: At<Form<NoTable>>) -> Result<Self, Self::Error> {
+        let to = match form.value {
+            Form::Text(to) => vec![At::new(to, form.span.clone())],
+            Form::List(to) => to,
+            Form::Table(_) => return Err(WrongForm::table()),
+        };
+        Ok(Self(At::new(to, form.span)))
+    }
+}
+
+impl TryFrom<At<Form<WaitTable>>> for Wait {
+    type Error = WrongForm<WaitTable>;
+
+    fn try_from(form: At<Form<WaitTable>>) -> Result<Self, Self::Error> {
+        match form.value {
+            Form::Text(word) => Ok(Self::Named(At::new(word, form.span))),
+            Form::Table(WaitTable { spin_us }) => Ok(Self::SpinUs(spin_us)),
+            Form::List(_) => Err(WrongForm::list()),
+        }
+    }
+}
+
+impl HasForms for InputTable {
+    const EXPECTED: &'static str = "the type's name or a table with `type`";
+}
+
+impl HasForms for OutputTable {
+    const EXPECTED: &'static str = "a destination, a list of them, or a table with `to`";
+}
+
+impl HasForms for NoTable {
+    const EXPECTED: &'static str = "a destination or a list of them";
+}
+
+impl HasForms for WaitTable {
+    const EXPECTED: &'static str = "a word or a table with `spin_us`";
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Integer(value) => Ok(Self(value)),
+            other => Err(D::Error::invalid_type(unexpected(&other), &"a whole number")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Integer(value) => Ok(Self(value as f64)),
+            toml::Value::Float(value) => Ok(Self(value)),
+            other => Err(D::Error::invalid_type(unexpected(&other), &"a number")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Integer(value) => Ok(Self::Number(value)),
+            toml::Value::String(text) => Ok(Self::Text(text)),
+            other => {
+                Err(D::Error::invalid_type(unexpected(&other), &"a whole number, or a text with a unit"))
+            }
+        }
+    }
+}
+
+fn unexpected(value: &toml::Value) -> Unexpected<'_> {
+    match value {
+        toml::Value::String(text) => Unexpected::Str(text),
+        toml::Value::Integer(value) => Unexpected::Signed(*value),
+        toml::Value::Float(value) => Unexpected::Float(*value),
+        toml::Value::Boolean(value) => Unexpected::Bool(*value),
+        toml::Value::Datetime(_) => Unexpected::Other("date"),
+        toml::Value::Array(_) => Unexpected::Seq,
+        toml::Value::Table(_) => Unexpected::Map,
+    }
+}
+
+/// A value in a form that it does not have; worded as serde words it.
+pub(super) struct WrongForm<T> {
+    found: Unexpected<'static>,
+    of: PhantomData<T>,
+}
+
+impl<T> WrongForm<T> {
+    fn list() -> Self {
+        Self { found: Unexpected::Seq, of: PhantomData }
+    }
+
+    fn table() -> Self {
+        Self { found: Unexpected::Map, of: PhantomData }
+    }
+}
+
+impl<T: HasForms> fmt::Display for WrongForm<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid type: {}, expected {}", self.found, T::EXPECTED)
+    }
+}
+
+/// The schema of a type that is written in one of several ways, or by its own table.
+macro_rules! schema {
+    ($ty:ty, $name:literal, inline: $inline:literal, $generator:ident => $($schema:tt)+) => {
+        impl JsonSchema for $ty {
+            fn inline_schema() -> bool {
+                $inline
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema($generator: &mut SchemaGenerator) -> Schema {
+                json_schema!($($schema)+)
+            }
+        }
+    };
+}
+
+schema!(Whole, "Whole", inline: true, _generator => { "type": "integer" });
+schema!(Number, "Number", inline: true, _generator => { "type": "number" });
+schema!(Amount, "Size", inline: false, _generator => {
+    "description": "A number of bytes, or a text with a unit: B, KiB, MiB, GiB, TiB, kB, MB, GB or TB.",
+    "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *([KMGT]iB|[kMGT]?B)$" }],
+});
+schema!(Wait, "Wait", inline: false, _generator => {
+    "anyOf": [
+        { "enum": ["spin", "spin-then-park", "park"] },
+        {
+            "type": "object",
+            "properties": { "spin_us": {
+                "description": "Polls for so many microseconds, then sleeps until someone rings.",
+                "type": "integer", "minimum": 0, "maximum": SPIN_US_MAX,
+            } },
+            "required": ["spin_us"],
+            "additionalProperties": false,
+        },
+    ],
+    "default": { "spin_us": SPIN_US_DEFAULT },
+});
+schema!(Destinations, "Destinations", inline: true, _generator => {
+    "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
+});
+schema!(Input, "Input or type", inline: true, generator => {
+    "anyOf": [
+        { "description": "The type of its messages.", "type": "string" },
+        generator.subschema_for::<InputTable>(),
+    ],
+});
+schema!(Output, "Output or destinations", inline: true, generator => {
+    "anyOf": [
+        { "description": "Where a message goes.", "anyOf": [generator.subschema_for::<Destinations>()] },
+        generator.subschema_for::<OutputTable>(),
+    ],
+});
+
+fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *[kMGT]?bit/s$" }],
+    })
+}
