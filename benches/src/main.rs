@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// How long everything may take, in seconds, and how many rounds that is divided into.
 const FULL: (u64, usize) = (220, 25);
-const QUICK: (u64, usize) = (43, 9);
+const QUICK: (u64, usize) = (38, 9);
 
 /// Measures the runtime against its limits and its peers.
 #[derive(Parser)]

@@ -92,6 +92,8 @@ struct State {
     endpoint: Endpoint,
     boxes: Boxes,
     broken: Vec<(LinkId, RingError)>,
+    /// How many threads sleep until something is filed.
+    waiters: usize,
     stop: bool,
 }
 
@@ -108,7 +110,7 @@ impl Embed {
         let config = Config::of_embedder(component.clone());
         let endpoint = Endpoint::new(ShardId(u32::MAX), component, bell, None);
         let sleeper = endpoint.sleeper();
-        let state = State { endpoint, boxes: Boxes::default(), broken: Vec::new(), stop: false };
+        let state = State { endpoint, boxes: Boxes::default(), broken: Vec::new(), waiters: 0, stop: false };
         Self { state: Mutex::new(state), sleeper, filed: Condvar::new(), config }
     }
 
@@ -141,15 +143,24 @@ impl Embed {
         let mut state = self.lock();
         state.endpoint.close(session);
         state.boxes.boxes.remove(&session);
+        self.notify(state);
+    }
+
+    /// Gives the lock back and wakes whoever waits for mail.
+    fn notify(&self, state: MutexGuard<'_, State>) {
+        let waiters = state.waiters;
         drop(state);
-        self.filed.notify_all();
+        if waiters > 0 {
+            self.filed.notify_all();
+        }
     }
 
     pub(crate) fn end(&self, session: SessionId, ending: &Ending) {
-        if let Some(of) = self.lock().boxes.boxes.get_mut(&session) {
+        let mut state = self.lock();
+        if let Some(of) = state.boxes.boxes.get_mut(&session) {
             of.over = Some(ending.clone());
         }
-        self.filed.notify_all();
+        self.notify(state);
     }
 
     /// Links that broke since this was last asked.
@@ -221,8 +232,10 @@ impl Embed {
             }
             if state.rest() {
                 let wait = Duration::from_nanos((end_ns - now_ns).min(shard_runtime::wake::SWEEP_NS));
+                state.waiters += 1;
                 let woken = self.filed.wait_timeout(state, wait);
                 state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+                state.waiters -= 1;
             }
         }
     }
@@ -274,9 +287,10 @@ impl Embed {
             while state.poll() > 0 {}
             let filed = std::mem::take(&mut state.boxes.filed);
             let asleep = state.rest();
-            drop(state);
             if filed {
-                self.filed.notify_all();
+                self.notify(state);
+            } else {
+                drop(state);
             }
             if asleep {
                 self.sleeper.sleep(shard_runtime::wake::SWEEP_NS);

@@ -110,6 +110,8 @@ pub(crate) struct Hub {
     shell_due: bool,
     /// An answer came, or a session changed: waiters want to know.
     pub(crate) news: bool,
+    /// How many threads sleep until there is news.
+    pub(crate) waiters: usize,
     pub(crate) finished: bool,
 }
 
@@ -139,6 +141,7 @@ impl Hub {
             next_request: 0,
             shell_due: false,
             news: false,
+            waiters: 0,
             finished: false,
         }
     }

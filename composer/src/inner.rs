@@ -56,7 +56,7 @@ impl Inner {
         while !hub.rest() {
             hub.poll();
         }
-        let news = std::mem::take(&mut hub.news);
+        let news = std::mem::take(&mut hub.news) && hub.waiters > 0;
         drop(hub);
         if news {
             self.news.notify_all();
@@ -77,7 +77,10 @@ impl Inner {
             self.news.notify_all();
             return hub;
         }
-        self.news.wait_timeout(hub, timeout).unwrap_or_else(PoisonError::into_inner).0
+        hub.waiters += 1;
+        let mut hub = self.news.wait_timeout(hub, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        hub.waiters -= 1;
+        hub
     }
 
     /// The clerk's life: takes what the shards acknowledge while nobody waits for it.

@@ -1,6 +1,7 @@
 //! Whatever the text, reading a manifest ends soon, with a manifest or an error, and never in a panic.
 
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use shardkit::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,12 @@ fn change() -> impl Strategy<Value = (prop::sample::Index, usize, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    // What fails is kept, with its seed, in a file beside this one, and tried first from then on.
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_give_a_manifest_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

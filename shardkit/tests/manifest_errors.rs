@@ -57,7 +57,7 @@ fn a_column_counts_characters_and_a_long_line_is_cut() {
         "{HEAD}[component.ai]\nprogram = 'ai'\nargs = ['ü', '{}', 7, 'end']",
         "é".repeat(300)
     ));
-    assert_eq!(error.column(), Some(319));
+    assert_eq!(error.column(), Some(318));
     let shown = error.to_string();
     let lines: Vec<&str> = shown.lines().collect();
     assert!(lines[2].chars().count() < 120, "{shown}");
@@ -75,85 +75,193 @@ fn control_characters_of_the_file_do_not_reach_the_terminal() {
 
 #[test]
 fn a_syntax_error_has_its_place() {
-    assert_eq!(headline("[application]\nname = arena"), "");
-    assert_eq!(headline("[application\nname = 'arena'"), "");
-    assert_eq!(headline("[application]\nname = 'arena'\nname = 'b'"), "");
-    assert_eq!(headline("[application]\r\nname = 'arena\r\n"), "");
+    // The words in between are the parser's.
+    let begins = |text: &str, place: &str| {
+        let shown = headline(text);
+        assert!(shown.starts_with(&format!("{place}: not valid TOML: ")), "{shown}");
+    };
+    begins("[application]\nname = arena", "2:8");
+    begins("[application\nname = 'arena'", "1:13");
+    begins("[application]\r\nname = 'arena\r\n", "2:15");
+    let twice = headline("[application]\nname = 'arena'\nname = 'b'");
+    assert_eq!(twice, "3:1: not valid TOML: duplicate key; name it once");
 }
 
 #[test]
 fn an_unknown_key_is_named_with_the_one_that_was_meant() {
-    assert_eq!(in_component("capcity = 3"), "");
-    assert_eq!(below_head("cycle = true"), "");
-    assert_eq!(below_head("[components.ai]\nprogram = 'ai'"), "");
-    assert_eq!(in_component("in.a = { typ = 'A' }"), "");
-    assert_eq!(in_component("out.a = { to = 'b.c', rong = 1 }"), "");
-    assert_eq!(in_component("wait = { spin = 1 }"), "");
-    assert_eq!(in_component("[embedder]\nprogram = 'x'"), "");
-    assert_eq!(in_component("[composition.a]\nentries = []"), "");
-    assert_eq!(in_component("\"a`b\" = 1"), "");
+    assert_eq!(in_component("capcity = 3"), "5:1: unknown key `capcity`; did you mean `capacity`?");
+    assert_eq!(below_head("cycle = true"), "3:1: unknown key `cycle`; did you mean `cycles`?");
+    assert_eq!(
+        below_head("[components.ai]\nprogram = 'ai'"),
+        "3:2: unknown key `components`; did you mean `component`?"
+    );
+    assert_eq!(in_component("in.a = { typ = 'A' }"), "5:10: unknown key `typ`; did you mean `type`?");
+    assert_eq!(
+        in_component("out.a = { to = 'b.c', rong = 1 }"),
+        "5:23: unknown key `rong`; did you mean `ring`?"
+    );
+    assert_eq!(in_component("wait = { spin = 1 }"), "5:10: unknown key `spin`; the only key is `spin_us`");
+    assert_eq!(
+        in_component("[embedder]\nprogram = 'x'"),
+        "6:1: unknown key `program`; the keys are `in`, `out`"
+    );
+    assert_eq!(
+        in_component("[composition.a]\nentries = []"),
+        "6:1: unknown key `entries`; the only key is `entry`"
+    );
+    assert_eq!(
+        in_component("\"a`b\" = 1"),
+        "5:1: unknown key `a`b`; the keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `config`, `in`, `out`"
+    );
 }
 
 #[test]
 fn a_missing_key_is_named() {
-    assert_eq!(headline(""), "");
-    assert_eq!(headline("[component.ai]\nprogram = 'ai'"), "");
-    assert_eq!(headline("[application]\ncycles = true"), "");
-    assert_eq!(below_head("[component.ai]\ncapacity = 1"), "");
-    assert_eq!(below_head("[component.ai.in]\na = 'A'"), "");
-    assert_eq!(in_component("in.a = { reply = 'A' }"), "");
-    assert_eq!(in_component("out.a = { type = 'A' }"), "");
-    assert_eq!(in_component("wait = {}"), "");
+    assert_eq!(headline(""), "1:1: the key `application` is missing; add `[application]` with a `name`");
+    assert_eq!(
+        headline("[component.ai]\nprogram = 'ai'"),
+        "1:1: the key `application` is missing; add `[application]` with a `name`"
+    );
+    assert_eq!(headline("[application]\ncycles = true"), "1:1: the key `name` is missing; add `name = …`");
+    assert_eq!(
+        below_head("[component.ai]\ncapacity = 1"),
+        "3:1: the key `program` is missing; add `program = …`"
+    );
+    assert_eq!(
+        below_head("[component.ai.in]\na = 'A'"),
+        "3:12: the key `program` is missing; add `program = …`"
+    );
+    assert_eq!(in_component("in.a = { reply = 'A' }"), "5:8: the key `type` is missing; add `type = …`");
+    assert_eq!(in_component("out.a = { type = 'A' }"), "5:9: the key `to` is missing; add `to = …`");
+    assert_eq!(in_component("wait = {}"), "5:8: the key `spin_us` is missing; add `spin_us = …`");
 }
 
 #[test]
 fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
-    assert_eq!(in_component("capacity = '3'"), "");
-    assert_eq!(in_component("capacity = 3.5"), "");
-    assert_eq!(in_component("tick_hz = 'fast'"), "");
-    assert_eq!(in_component("args = 'x'"), "");
-    assert_eq!(in_component("args = ['x', 3]"), "");
-    assert_eq!(in_component("env = { A = 1 }"), "");
-    assert_eq!(in_component("memory = 1.5"), "");
-    assert_eq!(in_component("wait = ['spin']"), "");
-    assert_eq!(in_component("wait = 3"), "");
-    assert_eq!(in_component("config = 3"), "");
-    assert_eq!(in_component("in.a = ['A']"), "");
-    assert_eq!(in_component("in.a = 3"), "");
-    assert_eq!(in_component("in = 3"), "");
-    assert_eq!(in_component("out.a = 3"), "");
-    assert_eq!(in_component("out.a = { to = { b = 1 } }"), "");
-    assert_eq!(in_component("out.a = { to = ['b.c', 1] }"), "");
-    assert_eq!(in_component("out.a = 1979-05-27"), "");
-    assert_eq!(below_head("[component]\nai = 3"), "");
-    assert_eq!(below_head("component = []"), "");
-    assert_eq!(headline("application = 'arena'"), "");
-    assert_eq!(headline("[application]\nname = 'a'\ncycles = 'no'"), "");
-    assert_eq!(in_component("capacity = 99999999999999999999"), "");
+    assert_eq!(in_component("capacity = '3'"), "5:12: wrong type: string \"3\"; write a whole number");
+    assert_eq!(
+        in_component("capacity = 3.5"),
+        "5:12: wrong type: floating point `3.5`; write a whole number"
+    );
+    assert_eq!(in_component("tick_hz = 'fast'"), "5:11: wrong type: string \"fast\"; write a number");
+    assert_eq!(in_component("args = 'x'"), "5:8: wrong type: string \"x\"; write a list");
+    assert_eq!(in_component("args = ['x', 3]"), "5:14: wrong type: integer `3`; write a string");
+    assert_eq!(in_component("env = { A = 1 }"), "5:13: wrong type: integer `1`; write a string");
+    assert_eq!(
+        in_component("memory = 1.5"),
+        "5:10: wrong type: floating point `1.5`; write a whole number, or a text with a unit"
+    );
+    assert_eq!(
+        in_component("wait = ['spin']"),
+        "5:8: wrong type: list; write a word or a table with `spin_us`"
+    );
+    assert_eq!(
+        in_component("wait = 3"),
+        "5:8: wrong type: integer `3`; write a word or a table with `spin_us`"
+    );
+    assert_eq!(in_component("config = 3"), "5:10: wrong type: integer `3`; write a table");
+    assert_eq!(
+        in_component("in.a = ['A']"),
+        "5:8: wrong type: list; write the type's name or a table with `type`"
+    );
+    assert_eq!(
+        in_component("in.a = 3"),
+        "5:8: wrong type: integer `3`; write the type's name or a table with `type`"
+    );
+    assert_eq!(in_component("in = 3"), "5:6: wrong type: integer `3`; write a table");
+    assert_eq!(
+        in_component("out.a = 3"),
+        "5:9: wrong type: integer `3`; write a destination, a list of them, or a table with `to`"
+    );
+    assert_eq!(
+        in_component("out.a = { to = { b = 1 } }"),
+        "5:16: wrong type: table; write a destination or a list of them"
+    );
+    assert_eq!(in_component("out.a = { to = ['b.c', 1] }"), "5:24: wrong type: integer `1`; write a string");
+    assert_eq!(
+        in_component("out.a = 1979-05-27"),
+        "5:9: wrong type: a date; write a text, a number or a table, as the key asks for"
+    );
+    assert_eq!(below_head("[component]\nai = 3"), "4:6: wrong type: integer `3`; write a table");
+    assert_eq!(below_head("component = []"), "3:1: unknown key `component`; the keys are `name`, `cycles`");
+    assert_eq!(headline("application = 'arena'"), "1:15: wrong type: string \"arena\"; write a table");
+    assert_eq!(
+        headline("[application]\nname = 'a'\ncycles = 'no'"),
+        "3:10: wrong type: string \"no\"; write a boolean"
+    );
+    assert_eq!(
+        in_component("capacity = 99999999999999999999"),
+        "5:12: the number is too large; write one that fits 64 bits"
+    );
 }
 
 #[test]
 fn a_destination_that_is_not_there_is_named_with_the_one_that_was_meant() {
-    assert_eq!(sending("'rendr.world'"), "");
-    assert_eq!(sending("['render.world', 'zzz.world']"), "");
-    assert_eq!(sending("{ to = 'render.wrld' }"), "");
-    assert_eq!(sending("'render'"), "");
-    assert_eq!(sending("'ai.x'"), "");
-    assert_eq!(sending("'embedder.world'"), "");
-    assert_eq!(sending("[]"), "");
-    assert_eq!(sending("['render.world', 'render.world']"), "");
-    assert_eq!(sending("'stats.zzz'"), "");
-    assert_eq!(sending("'stats.world'\n[embedder]\nout.y = 'stats.wurld'"), "");
+    assert_eq!(
+        sending("'rendr.world'"),
+        "12:9: component `ai` sends `x` to `rendr.world`, but there is no component `rendr`; did you mean `render`?"
+    );
+    assert_eq!(
+        sending("['render.world', 'zzz.world']"),
+        "12:26: component `ai` sends `x` to `zzz.world`, but there is no component `zzz`; the components are `render`, `stats`, `ai`"
+    );
+    assert_eq!(
+        sending("{ to = 'render.wrld' }"),
+        "12:16: component `ai` sends `x` to `render.wrld`, but component `render` has no input `wrld`; did you mean `world`?"
+    );
+    assert_eq!(
+        sending("'render'"),
+        "12:9: component `ai` sends `x` to `render`, which names no input; write `component.port`"
+    );
+    assert_eq!(
+        sending("'ai.x'"),
+        "12:9: component `ai` sends `x` to `ai.x`, which is its own input; keep what is for itself in its state; send to others only"
+    );
+    assert_eq!(
+        sending("'embedder.world'"),
+        "12:9: component `ai` sends `x` to `embedder.world`, but the manifest declares no embedder; add `[embedder.in]` with this input"
+    );
+    assert_eq!(
+        sending("[]"),
+        "12:9: component `ai` sends `x` to nobody; name a destination: `component.port`"
+    );
+    assert_eq!(
+        sending("['render.world', 'render.world']"),
+        "12:26: component `ai` sends `x` to `render.world` twice; name each destination once"
+    );
+    assert_eq!(
+        sending("'stats.zzz'"),
+        "12:9: component `ai` sends `x` to `stats.zzz`, but component `stats` has no input `zzz`; the inputs are `world`, `score`"
+    );
+    assert_eq!(
+        sending("'stats.world'\n[embedder]\nout.y = 'stats.wurld'"),
+        "14:9: the embedder sends `y` to `stats.wurld`, but component `stats` has no input `wurld`; did you mean `world`?"
+    );
 }
 
 #[test]
 fn ports_that_disagree_on_type_or_reply_are_named() {
-    assert_eq!(sending("{ to = 'render.world', type = 'Wrld' }"), "");
-    assert_eq!(sending("{ to = 'render.world', reply = 'Rank' }"), "");
-    assert_eq!(sending("{ to = 'stats.score', reply = 'Place' }"), "");
-    assert_eq!(sending("['render.world', 'stats.score']"), "");
+    assert_eq!(
+        sending("{ to = 'render.world', type = 'Wrld' }"),
+        "12:39: component `ai` sends `x` as `Wrld`, but `render.world` takes `World`; write `World` here, or change the input"
+    );
+    assert_eq!(
+        sending("{ to = 'render.world', reply = 'Rank' }"),
+        "12:40: component `ai` sends `x` and expects `Rank` in reply, but `render.world` replies nothing; change `reply` here, or at the input"
+    );
+    assert_eq!(
+        sending("{ to = 'stats.score', reply = 'Place' }"),
+        "12:39: component `ai` sends `x` and expects `Place` in reply, but `stats.score` replies `Rank`; change `reply` here, or at the input"
+    );
+    assert_eq!(
+        sending("['render.world', 'stats.score']"),
+        "12:26: `render.world` takes `World`, but `stats.score` takes `Score`; make them agree, or send to each through an output of its own"
+    );
     let replies = "[component.a]\nprogram = 'a'\nin.x = 'X'\n[component.b]\nprogram = 'b'\nin.x = { type = 'X', reply = 'Y' }\n";
-    assert_eq!(below_head(&format!("{replies}[component.c]\nprogram = 'c'\nout.y = ['a.x', 'b.x']")), "");
+    assert_eq!(
+        below_head(&format!("{replies}[component.c]\nprogram = 'c'\nout.y = ['a.x', 'b.x']")),
+        "11:17: `a.x` replies nothing, but `b.x` replies `Y`; make them agree, or send to each through an output of its own"
+    );
 }
 
 /// Components `a`, `b`, `c` that call each other in a circle.
@@ -162,88 +270,226 @@ const CIRCLE: &str = "[component.a]\nprogram = 'p'\nin.x = 'X'\nout.y = 'b.x'\n[
 
 #[test]
 fn a_circle_of_calls_is_named_where_none_is_allowed() {
-    assert_eq!(below_head(CIRCLE), "");
+    assert_eq!(
+        below_head(CIRCLE),
+        "14:9: the calls go in a circle: `a` → `b` → `c` → `a`; take one of these calls out, or allow it with `cycles = true` in `[application]`"
+    );
     let start = "[component.start]\nprogram = 'p'\nout.x = 'b.x'\n";
-    assert_eq!(below_head(&format!("{start}{CIRCLE}")), "");
+    assert_eq!(
+        below_head(&format!("{start}{CIRCLE}")),
+        "9:9: the calls go in a circle: `b` → `c` → `a` → `b`; take one of these calls out, or allow it with `cycles = true` in `[application]`"
+    );
 }
 
 #[test]
 fn numbers_out_of_their_range_are_named_with_the_range() {
-    assert_eq!(in_component("capacity = 0"), "");
-    assert_eq!(in_component("capacity = 65537"), "");
-    assert_eq!(in_component("capacity = -1"), "");
-    assert_eq!(in_component("warm = 100001"), "");
-    assert_eq!(in_component("max = 100001"), "");
-    assert_eq!(in_component("max = 0"), "");
-    assert_eq!(in_component("warm = 5\nmax = 4"), "");
-    assert_eq!(in_component("cores = 5000"), "");
-    assert_eq!(in_component("wait = { spin_us = 1000001 }"), "");
-    assert_eq!(in_component("wait = 'spinn'"), "");
-    assert_eq!(in_component("start_timeout_ms = 0"), "");
-    assert_eq!(in_component("stop_timeout_ms = 3600001"), "");
-    assert_eq!(in_component("tick_hz = 0"), "");
-    assert_eq!(in_component("tick_hz = -60.0"), "");
-    assert_eq!(in_component("tick_hz = nan"), "");
-    assert_eq!(in_component("tick_hz = inf"), "");
-    assert_eq!(in_component("tick_hz = 10000.5"), "");
+    assert_eq!(in_component("capacity = 0"), "5:12: `capacity` is 0; use a whole number from 1 to 65536");
+    assert_eq!(
+        in_component("capacity = 65537"),
+        "5:12: `capacity` is 65537; use a whole number from 1 to 65536"
+    );
+    assert_eq!(in_component("capacity = -1"), "5:12: `capacity` is -1; use a whole number from 1 to 65536");
+    assert_eq!(in_component("warm = 100001"), "5:8: `warm` is 100001; use a whole number from 0 to 100000");
+    assert_eq!(in_component("max = 100001"), "5:7: `max` is 100001; use a whole number from 1 to 100000");
+    assert_eq!(in_component("max = 0"), "5:7: `max` is 0; use a whole number from 1 to 100000");
+    assert_eq!(
+        in_component("warm = 5\nmax = 4"),
+        "5:8: `warm` is 5, but `max` is only 4; lower `warm`, or raise `max`"
+    );
+    assert_eq!(in_component("cores = 5000"), "5:9: `cores` is 5000; use a whole number from 0 to 4096");
+    assert_eq!(
+        in_component("wait = { spin_us = 1000001 }"),
+        "5:20: `spin_us` is 1000001; use a whole number from 0 to 1000000"
+    );
+    assert_eq!(
+        in_component("wait = 'spinn'"),
+        "5:8: there is no way to wait named `spinn`; did you mean `spin`?"
+    );
+    assert_eq!(
+        in_component("start_timeout_ms = 0"),
+        "5:20: `start_timeout_ms` is 0; use a whole number from 1 to 3600000"
+    );
+    assert_eq!(
+        in_component("stop_timeout_ms = 3600001"),
+        "5:19: `stop_timeout_ms` is 3600001; use a whole number from 1 to 3600000"
+    );
+    assert_eq!(
+        in_component("tick_hz = 0"),
+        "5:11: `tick_hz` is 0; use more than 0 and at most 10000, or leave it out for no ticks"
+    );
+    assert_eq!(
+        in_component("tick_hz = -60.0"),
+        "5:11: `tick_hz` is -60; use more than 0 and at most 10000, or leave it out for no ticks"
+    );
+    assert_eq!(
+        in_component("tick_hz = nan"),
+        "5:11: `tick_hz` is NaN; use more than 0 and at most 10000, or leave it out for no ticks"
+    );
+    assert_eq!(
+        in_component("tick_hz = inf"),
+        "5:11: `tick_hz` is inf; use more than 0 and at most 10000, or leave it out for no ticks"
+    );
+    assert_eq!(
+        in_component("tick_hz = 10000.5"),
+        "5:11: `tick_hz` is 10000.5; use more than 0 and at most 10000, or leave it out for no ticks"
+    );
 }
 
 #[test]
 fn a_malformed_size_is_named_with_an_example() {
-    assert_eq!(in_component("memory = '64mb'"), "");
-    assert_eq!(in_component("gpu_memory = -1"), "");
-    assert_eq!(in_component("memory = '99999999999TiB'"), "");
-    assert_eq!(in_component("bandwidth = '1GB'"), "");
-    assert_eq!(in_component("in.a = { type = 'A', max = '65MiB' }"), "");
-    assert_eq!(in_component("in.a = { type = 'A', max = 0 }"), "");
-    assert_eq!(sending("{ to = 'render.world', ring = '1000KiB' }"), "");
-    assert_eq!(sending("{ to = 'render.world', ring = 2048 }"), "");
-    assert_eq!(sending("{ to = 'render.world', ring = '128MiB' }"), "");
+    assert_eq!(
+        in_component("memory = '64mb'"),
+        "5:10: `memory` can't be \"64mb\"; write a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
+    );
+    assert_eq!(
+        in_component("gpu_memory = -1"),
+        "5:14: `gpu_memory` can't be -1; write a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
+    );
+    assert_eq!(
+        in_component("memory = '99999999999TiB'"),
+        "5:10: `memory` can't be \"99999999999TiB\"; write a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
+    );
+    assert_eq!(
+        in_component("bandwidth = '1GB'"),
+        "5:13: `bandwidth` can't be \"1GB\"; write a number of bits a second, or a text like \"1Gbit/s\""
+    );
+    assert_eq!(
+        in_component("in.a = { type = 'A', max = '65MiB' }"),
+        "5:28: `max` is 65 MiB; use between 1 B and 64 MiB"
+    );
+    assert_eq!(
+        in_component("in.a = { type = 'A', max = 0 }"),
+        "5:28: `max` is 0 B; use between 1 B and 64 MiB"
+    );
+    assert_eq!(
+        sending("{ to = 'render.world', ring = '1000KiB' }"),
+        "12:39: `ring` is 1000 KiB, which is no power of two; use 1 MiB"
+    );
+    assert_eq!(
+        sending("{ to = 'render.world', ring = 2048 }"),
+        "12:39: `ring` is 2 KiB; use between 4 KiB and 64 MiB"
+    );
+    assert_eq!(
+        sending("{ to = 'render.world', ring = '128MiB' }"),
+        "12:39: `ring` is 128 MiB; use between 4 KiB and 64 MiB"
+    );
 }
 
 #[test]
 fn a_bad_name_is_named_with_the_rule() {
-    assert_eq!(headline("[application]\nname = ''"), "");
-    assert_eq!(headline("[application]\nname = '../x'"), "");
-    assert_eq!(below_head("[component.Ai]\nprogram = 'ai'"), "");
-    assert_eq!(below_head(&format!("[component.{}]\nprogram = 'ai'", "a".repeat(NAME_BYTES_MAX + 1))), "");
-    assert_eq!(below_head("[component.embedder]\nprogram = 'ai'"), "");
-    assert_eq!(in_component("in.'a b' = 'A'"), "");
-    assert_eq!(in_component("in.a = ''"), "");
-    assert_eq!(in_component("in.a = 'two words'"), "");
-    assert_eq!(in_component(&format!("in.a = '{}'", "A".repeat(TYPE_BYTES_MAX + 1))), "");
-    assert_eq!(in_component("[composition.1]"), "");
-    assert_eq!(in_component("in.a = 'A'\nout.a = 'b.c'"), "");
+    assert_eq!(
+        headline("[application]\nname = ''"),
+        "2:8: `` can't be the name of an application; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(
+        headline("[application]\nname = '../x'"),
+        "2:8: `../x` can't be the name of an application; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(
+        below_head("[component.Ai]\nprogram = 'ai'"),
+        "3:12: `Ai` can't be the name of a component; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(
+        below_head(&format!("[component.{}]\nprogram = 'ai'", "a".repeat(NAME_BYTES_MAX + 1))),
+        "3:12: the component's name is 65 bytes long; use at most 64"
+    );
+    assert_eq!(
+        below_head("[component.embedder]\nprogram = 'ai'"),
+        "3:12: no component can be named `embedder`: the name is taken; give it another name, or write `[embedder]` for the end that the embedding program holds"
+    );
+    assert_eq!(
+        in_component("in.'a b' = 'A'"),
+        "5:4: `a b` can't be the name of a port; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(
+        in_component("in.a = ''"),
+        "5:8: `` can't be the name of a type; write what the type's `Wire::NAME` says: ASCII, without spaces"
+    );
+    assert_eq!(
+        in_component("in.a = 'two words'"),
+        "5:8: `two words` can't be the name of a type; write what the type's `Wire::NAME` says: ASCII, without spaces"
+    );
+    assert_eq!(
+        in_component(&format!("in.a = '{}'", "A".repeat(TYPE_BYTES_MAX + 1))),
+        "5:8: the type's name is 129 bytes long; use at most 128"
+    );
+    assert_eq!(
+        in_component("[composition.1]"),
+        "5:14: `1` can't be the name of a composition; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(
+        in_component("in.a = 'A'\nout.a = 'b.c'"),
+        "6:5: `a` is the name of an input and of an output; name each port of a component differently"
+    );
 }
 
 #[test]
 fn a_program_that_the_kernel_could_not_start_is_refused() {
-    assert_eq!(below_head("[component.ai]\nprogram = ''"), "");
-    assert_eq!(below_head("[component.ai]\nprogram = \"a\\u0000b\""), "");
-    assert_eq!(in_component("args = [\"\\u0000\"]"), "");
-    assert_eq!(in_component("env = { 'A=B' = 'c' }"), "");
-    assert_eq!(in_component(&format!("args = ['{}']", "x".repeat(PROGRAM_BYTES_MAX))), "");
+    assert_eq!(
+        below_head("[component.ai]\nprogram = ''"),
+        "4:11: `program` is empty; name the program that a shard runs"
+    );
+    assert_eq!(
+        below_head("[component.ai]\nprogram = \"a\\u0000b\""),
+        "4:11: the kernel takes no zero byte here; leave the `\\u0000` out"
+    );
+    assert_eq!(
+        in_component("args = [\"\\u0000\"]"),
+        "5:9: the kernel takes no zero byte here; leave the `\\u0000` out"
+    );
+    assert_eq!(
+        in_component("env = { 'A=B' = 'c' }"),
+        "5:9: `A=B` can't be an environment variable; use a name without `=`"
+    );
+    assert_eq!(
+        in_component(&format!("args = ['{}']", "x".repeat(PROGRAM_BYTES_MAX))),
+        "4:11: program, arguments and environment take 65540 bytes; use at most 65536; put more into a file"
+    );
 }
 
 #[test]
 fn a_config_that_json_can_not_hold_is_refused() {
-    assert_eq!(in_component("config = { a = [1.5, nan] }"), "");
-    assert_eq!(in_component(&format!("config = {{ a = '{}' }}", "x".repeat(CONFIG_BYTES_MAX))), "");
+    assert_eq!(
+        in_component("config = { a = [1.5, nan] }"),
+        "5:10: `config` holds a number that JSON does not know (`nan` or `inf`); write it as a text"
+    );
+    assert_eq!(
+        in_component(&format!("config = {{ a = '{}' }}", "x".repeat(CONFIG_BYTES_MAX))),
+        "5:10: `config` takes 65544 bytes as JSON; use at most 65536; put more into a file"
+    );
 }
 
 #[test]
 fn a_composition_without_components_or_with_unknown_ones_is_refused() {
-    assert_eq!(in_component("[composition.a]\nentry = []"), "");
-    assert_eq!(in_component("[composition.a]\nentry = ['aj']"), "");
-    assert_eq!(in_component("[composition.a]\nentry = ['ai', 'ai']"), "");
-    assert_eq!(in_component("[embedder]\n[composition.a]\nentry = ['embedder']"), "");
-    assert_eq!(in_component("[composition.a]\nentry = 'ai'"), "");
+    assert_eq!(
+        in_component("[composition.a]\nentry = []"),
+        "6:9: composition `a` has no components: its `entry` is empty; name a component, or leave `entry` out"
+    );
+    assert_eq!(
+        in_component("[composition.a]\nentry = ['aj']"),
+        "6:10: composition `a` begins at `aj`, but there is no such component; did you mean `ai`?"
+    );
+    assert_eq!(
+        in_component("[composition.a]\nentry = ['ai', 'ai']"),
+        "6:16: composition `a` names `ai` twice; name each entry once"
+    );
+    assert_eq!(
+        in_component("[embedder]\n[composition.a]\nentry = ['embedder']"),
+        "7:10: composition `a` names the embedder, which is part of every session; leave it out"
+    );
+    assert_eq!(in_component("[composition.a]\nentry = 'ai'"), "6:9: wrong type: string \"ai\"; write a list");
 }
 
 #[test]
 fn an_application_needs_a_component() {
-    assert_eq!(headline("[application]\nname = 'arena'"), "");
-    assert_eq!(below_head("[embedder]"), "");
+    assert_eq!(
+        headline("[application]\nname = 'arena'"),
+        "2:8: the application has no components; add one: `[component.NAME]` with a `program`"
+    );
+    assert_eq!(
+        below_head("[embedder]"),
+        "2:8: the application has no components; add one: `[component.NAME]` with a `program`"
+    );
 }
 
 #[test]
@@ -255,19 +501,28 @@ fn every_list_has_its_maximum() {
         })
     };
     Manifest::parse(&components(COMPONENTS_MAX), "arena.toml").unwrap();
-    assert_eq!(headline(&components(COMPONENTS_MAX + 1)), "");
-    assert_eq!(headline(&(components(COMPONENTS_MAX) + "[embedder]")), "");
+    assert_eq!(
+        headline(&components(COMPONENTS_MAX + 1)),
+        "515:12: there are 257 components; use at most 256"
+    );
+    assert_eq!(
+        headline(&(components(COMPONENTS_MAX) + "[embedder]")),
+        "513:12: there are 257 components, counting the embedder; use at most 256"
+    );
 
     let list = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
     let inputs = |count| {
         format!("{HEAD}[component.a]\nprogram = 'p'\n{}", list(count, &|n| format!("in.p{n} = 'X'\n")))
     };
     Manifest::parse(&inputs(PORTS_MAX), "arena.toml").unwrap();
-    assert_eq!(headline(&inputs(PORTS_MAX + 1)), "");
+    assert_eq!(headline(&inputs(PORTS_MAX + 1)), "1029:4: there are 1025 inputs; use at most 1024");
     let compositions =
         |count| format!("{}{}", components(1), list(count, &|n| format!("[composition.p{n}]\n")));
     Manifest::parse(&compositions(COMPOSITIONS_MAX), "arena.toml").unwrap();
-    assert_eq!(headline(&compositions(COMPOSITIONS_MAX + 1)), "");
+    assert_eq!(
+        headline(&compositions(COMPOSITIONS_MAX + 1)),
+        "261:14: there are 257 compositions; use at most 256"
+    );
 }
 
 #[test]
@@ -303,11 +558,11 @@ fn needs_that_the_host_can_not_meet_are_named() {
     };
     let component = |name: &str, needs: &str| format!("[component.{name}]\nprogram = 'p'\n{needs}\n");
     assert_eq!(check(&component("a", "cores = 1\nwarm = 3\nmax = 99\nmemory = '341MiB'")), Ok(()));
-    assert_eq!(check(&component("a", "cores = 4\nwarm = 0")), Err("".into()));
-    assert_eq!(check(&component("a", "memory = '2GiB'")), Err("".into()));
-    assert_eq!(check(&component("a", "gpu_memory = '1MB'")), Err("".into()));
+    assert_eq!(check(&component("a", "cores = 4\nwarm = 0")), Err("arena.toml:5:9: one shard of `a` needs 4 cores of their own, but the host has 4 and keeps one for all others; lower what it needs, or use a larger host".into()));
+    assert_eq!(check(&component("a", "memory = '2GiB'")), Err("arena.toml:5:10: one shard of `a` needs 2 GiB of memory, but the host has 1 GiB; lower what it needs, or use a larger host".into()));
+    assert_eq!(check(&component("a", "gpu_memory = '1MB'")), Err("arena.toml:5:14: one shard of `a` needs 1000000 B of GPU memory, but the host has 0 B; lower what it needs, or use a larger host".into()));
     let two = component("a", "cores = 2") + &component("b", "cores = 1\nwarm = 2");
-    assert_eq!(check(&two), Err("".into()));
-    assert_eq!(check(&component("a", "memory = '1MiB'\nwarm = 1025")), Err("".into()));
+    assert_eq!(check(&two), Err("arena.toml:8:9: with `b`, the warm shards together need 4 cores of their own, but the host has 4 and keeps one for all others; lower `warm` (2 here) or what a shard needs, or use a larger host".into()));
+    assert_eq!(check(&component("a", "memory = '1MiB'\nwarm = 1025")), Err("arena.toml:5:10: with `a`, the warm shards together need 1025 MiB of memory, but the host has 1 GiB; lower `warm` (1025 here) or what a shard needs, or use a larger host".into()));
     assert_eq!(check(&component("a", "memory = '0B'\nwarm = 100000\ncores = 0")), Ok(()));
 }

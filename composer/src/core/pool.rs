@@ -172,6 +172,10 @@ impl Core {
         }
     }
 
+    fn is_draining(&self, shard: u32) -> bool {
+        self.shards.get(shard).state() == ShardState::Draining
+    }
+
     pub(super) fn name_of(&self, at: u32) -> Name {
         self.shape.components[usize::from(self.shards.get(at).component)].name.clone()
     }

@@ -13,7 +13,7 @@ use super::event::{Effect, KillReason, RequestId, Route};
 use super::list::{Linked, Links, List, NONE};
 use super::refusal::{Loss, Refusal};
 use super::requests::Ask;
-use super::shards::{Shard, ShardState};
+use super::shards::Shard;
 use super::{CLOSE_TIMEOUT_MS, Core, End, NS_PER_MS, OPEN_TIMEOUT_MS, SESSIONS_MAX};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 
@@ -506,9 +506,5 @@ impl Core {
     fn levels_of(&self, session: u32) -> usize {
         let composition = self.sessions.table[session as usize].composition;
         self.shape.compositions[usize::from(composition)].levels.len()
-    }
-
-    pub(super) fn is_draining(&self, shard: u32) -> bool {
-        self.shards.get(shard).state() == ShardState::Draining
     }
 }

@@ -51,9 +51,10 @@ fn composing_from_warm_shards_allocates_nothing() {
     tell(&mut core, &mut effects, Event::Start);
     effects.reserve(64);
     let composition = CompositionId(0);
-    let mut turns = |core: &mut Core, turns: usize| {
+    // As many sessions are open as `target` says, or soon will be.
+    let mut turns = |core: &mut Core, turns: usize, target: fn(usize) -> usize| {
         for turn in 0..turns {
-            if open.len() == 1 + turn % 64 {
+            if open.len() > target(turn) {
                 tell(core, &mut effects, Event::SessionEnded { session: open.pop_front().unwrap() });
             } else {
                 let request = RequestId(turn as u64);
@@ -66,7 +67,9 @@ fn composing_from_warm_shards_allocates_nothing() {
             std::hint::black_box(core.next_deadline());
         }
     };
-    turns(&mut core, 1_000);
-    let info = allocation_counter::measure(|| turns(&mut core, 10_000));
+    let growing = allocation_counter::measure(|| turns(&mut core, 64, |_| 64));
+    assert!(growing.count_total > 0, "the tables grow while every place is taken for the first time");
+    turns(&mut core, 64, |_| 0);
+    let info = allocation_counter::measure(|| turns(&mut core, 10_000, |turn| turn / 7 % 64));
     assert_eq!(info.count_total, 0, "{info:?}");
 }

@@ -5,8 +5,8 @@
 
 use super::at::{At, Named};
 use super::error::{Problem, Span, did_you_mean};
+use super::limits::check_name;
 use super::raw;
-use super::resolve::check_name;
 use crate::application::{Application, COMPOSITIONS_MAX, Composition};
 use shard_runtime::id::ComponentId;
 use std::collections::{BTreeMap, HashSet};

@@ -172,7 +172,7 @@ impl Problem {
 
 /// The cure for a name that nothing has: the name most like it, or all that there are.
 pub(super) fn did_you_mean<'a>(name: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> String {
-    const LISTED_MAX: usize = 12;
+    const LISTED_MAX: usize = 20;
     let known: Vec<&str> = known.collect();
     if let Some(similar) = most_similar(name, &known) {
         return format!("did you mean `{similar}`?");
@@ -236,12 +236,15 @@ fn reword(message: &str) -> (String, String) {
     if let Some((found, wanted)) =
         message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))
     {
-        let found = match found {
-            "map" => "table",
-            "sequence" => "list",
-            other => other,
+        return match (found, wanted) {
+            // What `toml::Value` says of an integer beyond 64 bits.
+            (_, "any valid TOML value") => {
+                ("the number is too large".into(), "write one that fits 64 bits".into())
+            }
+            (found, wanted) => {
+                (format!("wrong type: {}", in_toml(found)), format!("write {}", in_toml(wanted)))
+            }
         };
-        return (format!("wrong type: {found}"), format!("write {}", wanted.replace("a sequence", "a list")));
     }
     let message = message.replace('\n', ", ");
     let cure = match message.as_str() {
@@ -249,4 +252,15 @@ fn reword(message: &str) -> (String, String) {
         _ => "write it as TOML 1.0 asks for (texts in quotes, one `key = value` a line)",
     };
     (format!("not valid TOML: {message}"), cure.into())
+}
+
+/// Serde's word for a kind of value, as TOML calls it.
+fn in_toml(kind: &str) -> &str {
+    match kind {
+        "map" => "table",
+        "a map" => "a table",
+        "sequence" => "list",
+        "a sequence" => "a list",
+        other => other,
+    }
 }

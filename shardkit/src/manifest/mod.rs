@@ -111,7 +111,9 @@
 mod at;
 mod calls;
 mod error;
+mod limits;
 mod needs;
+mod ports;
 mod program;
 mod quantity;
 mod raw;

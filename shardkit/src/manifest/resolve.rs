@@ -2,14 +2,14 @@
 //!
 //! Invariant: an application that comes out keeps the promises of [`crate::application`].
 
-use super::at::{At, Named};
+use super::at::At;
 use super::calls::{self, Calls};
 use super::error::{Problem, did_you_mean};
-use super::raw::{self, Amount, Whole};
-use super::{EMBEDDER, quantity};
+use super::limits::{amount, bytes, check_count, check_name, whole};
+use super::ports::{End, Names, check_ports, inputs};
+use super::{EMBEDDER, quantity, raw};
 use crate::application::*;
-use shard_runtime::id::{ComponentId, PortId};
-use std::collections::{HashMap, HashSet};
+use shard_runtime::id::ComponentId;
 
 /// Checks all of a manifest and builds its application.
 pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
@@ -33,7 +33,7 @@ pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
             outputs.map(|(name, output)| names.output(from, name, output, &mut calls)).collect();
         wired.push(outputs?);
     }
-    let embedder = raw.embedder.is_some().then(|| ComponentId(raw.component.0.len() as u16));
+    let embedder = raw.embedder.is_some().then_some(ComponentId(raw.component.0.len() as u16));
     let components =
         ends.into_iter().zip(wired).map(|(end, outputs)| Component { outputs, ..end.component }).collect();
     let mut application = Application {
@@ -55,7 +55,8 @@ fn check_components(raw: &raw::Manifest) -> Result<(), Problem> {
         return Err(Problem::at(&raw.application.name.span, "the application has no components", cure));
     };
     let ends = raw.component.0.len() + usize::from(raw.embedder.is_some());
-    check_count(&last.span, ends, COMPONENTS_MAX, "components, the embedder among them")?;
+    let kind = if raw.embedder.is_some() { "components, counting the embedder" } else { "components" };
+    check_count(&last.span, ends, COMPONENTS_MAX, kind)?;
     for (name, _) in &raw.component.0 {
         check_name(name, "component")?;
         if name.value == EMBEDDER {
@@ -69,41 +70,6 @@ fn check_components(raw: &raw::Manifest) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// The application's or a component's name, or a port's: short, and safe in file names and logs.
-pub(super) fn check_name(name: &At<String>, kind: &str) -> Result<(), Problem> {
-    let text = &name.value;
-    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    if text.len() > NAME_BYTES_MAX {
-        let what = format!("the {kind}'s name is {} bytes long", text.len());
-        return Err(Problem::at(&name.span, what, format!("use at most {NAME_BYTES_MAX}")));
-    }
-    if !text.starts_with(|c: char| c.is_ascii_lowercase()) || !text.chars().all(letters) {
-        let what = format!(
-            "`{text}` can't be the name of {} {kind}",
-            if kind == "application" { "an" } else { "a" }
-        );
-        return Err(Problem::at(
-            &name.span,
-            what,
-            "use lower-case letters, digits, `-` and `_`, beginning with a letter",
-        ));
-    }
-    Ok(())
-}
-
-fn check_count(span: &super::error::Span, count: usize, max: usize, what: &str) -> Result<(), Problem> {
-    if count <= max {
-        return Ok(());
-    }
-    Err(Problem::at(span, format!("there are {count} {what}"), format!("use at most {max}")))
-}
-
-/// A component whose outputs still wait until every input is known.
-struct End<'a> {
-    component: Component,
-    outputs: &'a Named<raw::Output>,
 }
 
 fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Problem> {
@@ -231,42 +197,6 @@ fn tick_hz(raw: &At<raw::Number>) -> Result<f64, Problem> {
     Err(Problem::at(&raw.span, format!("`tick_hz` is {hz}"), cure))
 }
 
-fn whole(raw: &At<Whole>, key: &str, min: u64, max: u64) -> Result<u64, Problem> {
-    let value = raw.value.0;
-    u64::try_from(value).ok().filter(|value| (min..=max).contains(value)).ok_or_else(|| {
-        Problem::at(
-            &raw.span,
-            format!("`{key}` is {value}"),
-            format!("use a whole number from {min} to {max}"),
-        )
-    })
-}
-
-fn amount(raw: &At<Amount>, key: &str, units: &[(&str, u64)], cure: &str) -> Result<u64, Problem> {
-    let (amount, shown) = match &raw.value {
-        Amount::Number(number) => (u64::try_from(*number).ok(), number.to_string()),
-        Amount::Text(text) => (quantity::parse(text, units), format!("{text:?}")),
-    };
-    amount.ok_or_else(|| Problem::at(&raw.span, format!("`{key}` can't be {shown}"), format!("write {cure}")))
-}
-
-fn bytes(raw: &At<Amount>, key: &str) -> Result<u64, Problem> {
-    amount(
-        raw,
-        key,
-        quantity::BYTES,
-        "a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)",
-    )
-}
-
-fn bytes_between(raw: &At<Amount>, key: &str, min: u32, max: u32) -> Result<u32, Problem> {
-    let bytes = bytes(raw, key)?;
-    u32::try_from(bytes).ok().filter(|bytes| (min..=max).contains(bytes)).ok_or_else(|| {
-        let [bytes, min, max] = [bytes, min.into(), max.into()].map(quantity::show_bytes);
-        Problem::at(&raw.span, format!("`{key}` is {bytes}"), format!("use between {min} and {max}"))
-    })
-}
-
 /// The `config` table as JSON text.
 fn config_json(config: Option<&At<toml::Table>>) -> Result<String, Problem> {
     let Some(config) = config else { return Ok("{}".to_owned()) };
@@ -301,246 +231,4 @@ fn json(value: toml::Value) -> Option<serde_json::Value> {
             entries?.into()
         }
     })
-}
-
-fn check_ports(inputs: &Named<raw::Input>, outputs: &Named<raw::Output>) -> Result<(), Problem> {
-    let inputs: Vec<_> = inputs.0.iter().map(|(name, _)| name).collect();
-    let outputs: Vec<_> = outputs.0.iter().map(|(name, _)| name).collect();
-    for (ports, kind) in [(&inputs, "inputs"), (&outputs, "outputs")] {
-        if let Some(last) = ports.last() {
-            check_count(&last.span, ports.len(), PORTS_MAX, kind)?;
-        }
-    }
-    let mut seen = HashSet::new();
-    for name in inputs.into_iter().chain(outputs) {
-        check_name(name, "port")?;
-        if !seen.insert(&name.value) {
-            let what = format!("`{}` is the name of an input and of an output", name.value);
-            return Err(Problem::at(&name.span, what, "name each port of a component differently"));
-        }
-    }
-    Ok(())
-}
-
-fn check_type(ty: &At<String>) -> Result<String, Problem> {
-    if ty.value.len() > TYPE_BYTES_MAX {
-        let what = format!("the type's name is {} bytes long", ty.value.len());
-        return Err(Problem::at(&ty.span, what, format!("use at most {TYPE_BYTES_MAX}")));
-    }
-    if ty.value.is_empty() || !ty.value.chars().all(|c| c.is_ascii_graphic()) {
-        let what = format!("`{}` can't be the name of a type", ty.value);
-        return Err(Problem::at(
-            &ty.span,
-            what,
-            "write what the type's `Wire::NAME` says: ASCII, without spaces",
-        ));
-    }
-    Ok(ty.value.clone())
-}
-
-fn inputs(raw: &Named<raw::Input>) -> Result<Vec<Input>, Problem> {
-    let input = |(name, raw): &(At<String>, raw::Input)| {
-        Ok(Input {
-            name: name.value.clone(),
-            ty: check_type(&raw.ty)?,
-            reply: raw.reply.as_ref().map(check_type).transpose()?,
-            message_bytes_max: bytes_between(&raw.max, "max", 1, MESSAGE_BYTES_MAX)?,
-        })
-    };
-    raw.0.iter().map(input).collect()
-}
-
-/// Every component and input by its name, to resolve what outputs point at.
-struct Names<'a> {
-    ends: &'a [End<'a>],
-    components: HashMap<&'a str, ComponentId>,
-    inputs: HashMap<(ComponentId, &'a str), PortId>,
-}
-
-impl<'a> Names<'a> {
-    fn new(ends: &'a [End<'a>]) -> Self {
-        let mut names = Self { ends, components: HashMap::new(), inputs: HashMap::new() };
-        for (at, End { component, .. }) in ends.iter().enumerate() {
-            let id = ComponentId(at as u16);
-            names.components.insert(&component.name, id);
-            names.inputs.extend(
-                component.inputs.iter().zip(0..).map(|(input, port)| ((id, &*input.name), PortId(port))),
-            );
-        }
-        names
-    }
-
-    fn name(&self, id: ComponentId) -> &'a str {
-        &self.ends[usize::from(id.0)].component.name
-    }
-
-    fn input(&self, to: Destination) -> &'a Input {
-        &self.ends[usize::from(to.component.0)].component.inputs[usize::from(to.input.0)]
-    }
-
-    fn show(&self, to: Destination) -> String {
-        format!("`{}.{}`", self.name(to.component), self.input(to).name)
-    }
-
-    fn output(
-        &self,
-        from: ComponentId,
-        name: &At<String>,
-        raw: &raw::Output,
-        calls: &mut Calls,
-    ) -> Result<Output, Problem> {
-        let ring = bytes_between(&raw.ring, "ring", RING_BYTES_MIN, RING_BYTES_MAX)?;
-        if !ring.is_power_of_two() {
-            let what = format!("`ring` is {}, which is no power of two", quantity::show_bytes(ring.into()));
-            let cure = format!("use {}", quantity::show_bytes(ring.next_power_of_two().into()));
-            return Err(Problem::at(&raw.ring.span, what, cure));
-        }
-        let to = self.destinations(from, &name.value, &raw.to)?;
-        let Some(first) = to.first().copied() else {
-            let what = format!("{} sends `{}` to nobody", sender(self.name(from)), name.value);
-            return Err(Problem::at(&raw.to.span, what, "name a destination: `component.port`"));
-        };
-        self.check_agreement(first, &to, raw)?;
-        self.check_declared(first, self.name(from), name, raw)?;
-        for (to, text) in to.iter().zip(&raw.to.value) {
-            calls.add(from, to.component, &text.span);
-        }
-        let input = self.input(first);
-        Ok(Output {
-            name: name.value.clone(),
-            ty: input.ty.clone(),
-            reply: input.reply.clone(),
-            message_bytes_max: to
-                .iter()
-                .map(|to| self.input(*to).message_bytes_max)
-                .min()
-                .unwrap_or(MESSAGE_BYTES_MAX),
-            to,
-            ring_bytes: ring,
-        })
-    }
-
-    fn destinations(
-        &self,
-        from: ComponentId,
-        port: &str,
-        raw: &At<Vec<At<String>>>,
-    ) -> Result<Vec<Destination>, Problem> {
-        let mut seen = HashSet::new();
-        let mut to = Vec::new();
-        for text in &raw.value {
-            let destination = self.destination(from, port, text)?;
-            if !seen.insert(destination) {
-                let what = format!("{} sends `{port}` to `{}` twice", sender(self.name(from)), text.value);
-                return Err(Problem::at(&text.span, what, "name each destination once"));
-            }
-            to.push(destination);
-        }
-        Ok(to)
-    }
-
-    fn destination(&self, from: ComponentId, port: &str, text: &At<String>) -> Result<Destination, Problem> {
-        let who = format!("{} sends `{port}` to `{}`", sender(self.name(from)), text.value);
-        let Some((component, input)) = text.value.split_once('.') else {
-            return Err(Problem::at(
-                &text.span,
-                format!("{who}, which names no input"),
-                "write `component.port`",
-            ));
-        };
-        let Some(&id) = self.components.get(component) else {
-            return Err(self.unknown_component(&who, component, text));
-        };
-        if id == from {
-            let what = format!("{who}, which is its own input");
-            return Err(Problem::at(
-                &text.span,
-                what,
-                "keep what is for itself in its state; send to others only",
-            ));
-        }
-        let Some(&input) = self.inputs.get(&(id, input)) else {
-            let known = self.ends[usize::from(id.0)].component.inputs.iter().map(|input| input.name.as_str());
-            let cure = did_you_mean(input, &format!("input of `{component}`"), known);
-            let what = format!("{who}, but {} has no input `{input}`", sender(component));
-            return Err(Problem::at(&text.span, what, cure));
-        };
-        Ok(Destination { component: id, input })
-    }
-
-    fn unknown_component(&self, who: &str, component: &str, text: &At<String>) -> Problem {
-        if component == EMBEDDER {
-            let what = format!("{who}, but the manifest declares no embedder");
-            return Problem::at(&text.span, what, "add `[embedder.in]` with this input");
-        }
-        let what = format!("{who}, but there is no component `{component}`");
-        let known = self.ends.iter().map(|end| end.component.name.as_str());
-        Problem::at(&text.span, what, did_you_mean(component, "component", known))
-    }
-
-    /// All destinations of one output must take the same type and give the same reply.
-    fn check_agreement(
-        &self,
-        first: Destination,
-        all: &[Destination],
-        raw: &raw::Output,
-    ) -> Result<(), Problem> {
-        let wanted = self.input(first);
-        for (to, text) in all.iter().zip(&raw.to.value) {
-            let input = self.input(*to);
-            let (a, b) = (self.show(first), self.show(*to));
-            let cure = "make them agree, or send to each through an output of its own";
-            if input.ty != wanted.ty {
-                let what = format!("{a} takes `{}`, but {b} takes `{}`", wanted.ty, input.ty);
-                return Err(Problem::at(&text.span, what, cure));
-            }
-            if input.reply != wanted.reply {
-                let what =
-                    format!("{a} replies {}, but {b} replies {}", reply(&wanted.reply), reply(&input.reply));
-                return Err(Problem::at(&text.span, what, cure));
-            }
-        }
-        Ok(())
-    }
-
-    /// What an output says of its type and reply must be what its destinations say.
-    fn check_declared(
-        &self,
-        first: Destination,
-        from: &str,
-        name: &At<String>,
-        raw: &raw::Output,
-    ) -> Result<(), Problem> {
-        let input = self.input(first);
-        let (who, to) = (format!("{} sends `{}`", sender(from), name.value), self.show(first));
-        if let Some(ty) = &raw.ty
-            && ty.value != input.ty
-        {
-            let what = format!("{who} as `{}`, but {to} takes `{}`", ty.value, input.ty);
-            return Err(Problem::at(
-                &ty.span,
-                what,
-                format!("write `{}` here, or change the input", input.ty),
-            ));
-        }
-        if let Some(expected) = &raw.reply
-            && Some(&expected.value) != input.reply.as_ref()
-        {
-            let what = format!(
-                "{who} and expects `{}` in reply, but {to} replies {}",
-                expected.value,
-                reply(&input.reply)
-            );
-            return Err(Problem::at(&expected.span, what, "change `reply` here, or at the input"));
-        }
-        Ok(())
-    }
-}
-
-fn sender(name: &str) -> String {
-    if name == EMBEDDER { "the embedder".to_owned() } else { format!("component `{name}`") }
-}
-
-fn reply(reply: &Option<String>) -> String {
-    reply.as_ref().map_or_else(|| "nothing".to_owned(), |ty| format!("`{ty}`"))
 }
