@@ -54,6 +54,18 @@ mod real {
             self.len
         }
 
+        /// A part of it, which keeps the whole mapped.
+        ///
+        /// # Panics
+        /// If the part is not inside, or does not start at a page.
+        pub fn part(&self, offset: usize, len: usize) -> Self {
+            let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+            assert!(inside && offset.is_multiple_of(super::PAGE_BYTES), "no part at {offset} of {}", self.len);
+            // SAFETY: `offset` is inside the mapping, as just checked.
+            let base = unsafe { self.base.add(offset) };
+            Self { base, len, _owner: Arc::clone(&self._owner) }
+        }
+
         /// Whether there are no bytes; a mapping always has some.
         pub fn is_empty(&self) -> bool {
             self.len == 0

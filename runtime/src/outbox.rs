@@ -136,6 +136,12 @@ impl Outbound {
         self.waiting.has_room(0)
     }
 
+    /// Whether nothing waits: what is sent now goes straight into the ring, as far as there is room.
+    #[inline(always)]
+    pub fn is_clear(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// What was counted.
     pub fn sent(&self) -> Sent {
         Sent {

@@ -83,7 +83,8 @@ impl Context<'_> {
         self.desk.lend(port.id, session, bytes, fill)
     }
 
-    /// Whether the port's links have room: a source that produces without being asked stops when they have not.
+    /// Whether what is sent through the port now goes straight into the rings, because nothing waits for room: a
+    /// source that produces without being asked stops when it would not.
     pub fn has_room<T: Wire, R: Wire>(&mut self, port: &Out<T, R>, session: SessionId) -> bool {
         self.desk.has_room(port.id, session)
     }

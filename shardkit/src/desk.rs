@@ -221,7 +221,7 @@ impl Desk {
         let at = usize::from(output.0);
         (self.first[at]..self.first[at + 1]).all(|destination| {
             self.route(destination, session)
-                .is_ok_and(|link| self.outbox.get_mut(link).is_some_and(|link| link.has_room()))
+                .is_ok_and(|link| self.outbox.get_mut(link).is_some_and(|link| link.is_clear()))
         })
     }
 

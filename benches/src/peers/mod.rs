@@ -15,10 +15,12 @@ mod iceoryx;
 mod limit;
 mod limit_line;
 mod membarrier;
+mod ring;
 mod rtrb;
 mod scan;
 mod seqpacket;
 mod shared_memory;
+mod shardkit;
 
 use crate::case::{Case, Test};
 use crate::peer::Peer;
@@ -28,6 +30,9 @@ pub fn all() -> Vec<Box<dyn Peer>> {
     vec![
         Box::new(limit::Limit),
         Box::new(limit_line::LimitLine),
+        Box::new(ring::RingPeer::COPIED),
+        Box::new(ring::RingPeer::LOANED),
+        Box::new(shardkit::Shardkit),
         Box::new(shared_memory::SharedMemory),
         Box::new(rtrb::Rtrb),
         Box::new(crossbeam::Crossbeam),

@@ -20,9 +20,10 @@ pub const PASSWORD_BYTES_MAX: usize = 128;
 /// How many names with failed logins are remembered. Beyond it the one that failed longest ago is forgotten.
 pub const FAILURES_MAX: usize = 4_096;
 /// The names of the accounts in [`Auth::demo`].
-pub const DEMO_NAMES: [&str; 12] = [
+pub const DEMO_NAMES: [&str; 24] = [
     "ada", "grace", "alan", "edsger", "barbara", "donald", "leslie", "tony", "margaret", "dennis", "radia",
-    "ken",
+    "ken", "hedy", "claude", "emmy", "kurt", "katherine", "john", "sophie", "blaise", "annie", "niklaus",
+    "frances", "konrad",
 ];
 
 /// What the manifest's `config` table says.
@@ -165,7 +166,7 @@ impl Auth {
         Ok(auth)
     }
 
-    /// An account for each of [`DEMO_NAMES`], players 1 to 12, whose password is `NAME-plays`.
+    /// An account for each of [`DEMO_NAMES`], players 1 to 24, whose password is `NAME-plays`.
     ///
     /// # Errors
     /// If Argon2 refuses the parameters.

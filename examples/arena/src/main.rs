@@ -1,2 +1,2 @@
-//! Work in progress.
+//! x
 fn main() {}

@@ -3,8 +3,10 @@
 //! Invariant: every message is small and says nothing that its receiver has to look up elsewhere. Snapshots are in
 //! whole centimetres, so they are compact on the wire and two equal matches compare equal.
 
-use crate::{Vec2, map::Map};
+use crate::{Vec2, map::Map, physics::MatchConfig};
 use serde::{Deserialize, Serialize};
+use shardkit::Wire;
+use shardkit::codec::{Pod, Postcard};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// How often physics ticks, per second.
@@ -227,6 +229,19 @@ pub struct Join {
     pub loadout: Loadout,
 }
 
+/// Physics' reply to a [`Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinReply {
+    /// The player has a seat.
+    Seated,
+    /// It has none, for this reason.
+    Refused(String),
+}
+
+/// Embedder to physics: everybody is here. A match that hears nothing begins by itself after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin;
+
 /// Which buttons are down.
 #[derive(
     Clone,
@@ -376,7 +391,11 @@ pub struct BotInputs {
     pub inputs: Vec<Input>,
 }
 
-/// Rendering to the embedder: one picture of a running match.
+/// Embedder to rendering: what does the match look like now?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameRequest;
+
+/// Rendering's reply to a [`FrameRequest`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// The tick that it shows.
@@ -385,12 +404,19 @@ pub struct Frame {
     pub png: Vec<u8>,
 }
 
-/// Rendering to the embedder: what is left of a match.
+/// Embedder to rendering: draw the match once it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosterRequest {
+    /// Whether to draw the highlights too: a second of work.
+    pub highlights: bool,
+}
+
+/// Rendering's reply to a [`PosterRequest`]: what is left of a match.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poster {
     /// The whole match in one picture, as PNG: a tile for [`crate::render::contact_sheet`].
     pub png: Vec<u8>,
-    /// Its liveliest seconds, as an animated PNG.
+    /// Its liveliest seconds, as an animated PNG; empty where they were not asked for.
     pub highlights_png: Vec<u8>,
 }
 
@@ -427,3 +453,17 @@ pub struct Standing {
     /// How far it went.
     pub distance_m: f32,
 }
+
+/// The types that travel, by their names in the manifest.
+macro_rules! wire {
+    ($codec:ty: $($name:ident),+) => {
+        $(impl Wire for $name {
+            const NAME: &'static str = stringify!($name);
+            type Codec = $codec;
+        })+
+    };
+}
+
+wire!(Pod: Input);
+wire!(Postcard: Login, Verdict, LoadoutRequest, LoadoutReply, MatchConfig, Join, JoinReply, Begin, Start, World, BotInputs);
+wire!(Postcard: FrameRequest, Frame, PosterRequest, Poster, MatchReport);

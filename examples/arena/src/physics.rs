@@ -8,7 +8,7 @@ use crate::auth::{TicketError, TicketKey};
 use crate::map::{CORNER, Map};
 use crate::messages::*;
 use rapier2d::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::hash::{Hash, Hasher};
 
 /// The radius of a player.
@@ -34,8 +34,8 @@ const HEART_HEALTH: f32 = 45.0;
 const BOT_NAMES: [&str; PLAYERS_MAX] =
     ["vega", "rigel", "lyra", "atria", "mira", "deneb", "altair", "castor"];
 
-/// What kind of match it is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Embedder to physics, or the manifest's: what kind of match it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MatchConfig {
     /// The seed of the map and of everything else that is left to chance.

@@ -156,8 +156,9 @@ impl Ring {
         Self { memory, capacity: capacity as u64 }
     }
 
-    /// Writes the identity and arms the wake mode. Once, before anyone else has the ring.
-    pub(crate) fn identify(&self) {
+    /// Writes the identity and arms the wake mode. Once, before anyone else has the ring; [`Ring::create`] has done
+    /// it.
+    pub fn identify(&self) {
         self.memory.word(MAGIC_AT).store(MAGIC, Ordering::Relaxed);
         self.memory.word(VERSION_AT).store(VERSION, Ordering::Relaxed);
         self.memory.word(CAPACITY_AT).store(self.capacity, Ordering::Relaxed);

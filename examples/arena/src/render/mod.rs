@@ -11,15 +11,21 @@ mod sheet;
 pub use canvas::Image;
 pub use sheet::{TILES_MAX, contact_sheet};
 
+use crate::map::Map;
 use crate::messages::*;
 use canvas::Canvas;
+use std::cell::{OnceCell, RefCell};
+use std::io;
+use std::rc::Rc;
 
 /// The most worlds that a film keeps.
 pub const WORLDS_MAX: usize = 4_096;
 /// How many worlds a frame looks back for its trails.
 const TRAIL_WORLDS: usize = 18;
 /// How many frames the highlights have.
-const HIGHLIGHT_FRAMES: usize = 36;
+const HIGHLIGHT_FRAMES: usize = 60;
+/// How fast the highlights are shown: as fast as they were played, if the film has every fourth tick.
+const FRAMES_PER_S: u16 = 15;
 
 /// Why a picture can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -65,22 +71,59 @@ impl Image {
 /// If there is no image, or the sizes differ.
 pub fn animation(images: &[Image], frames_per_s: u16) -> Result<Vec<u8>, PictureError> {
     let first = images.first().ok_or(PictureError::Format)?;
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, first.width as u32, first.height as u32);
-    encoder.set_color(png::ColorType::Rgba);
-    encoder.set_depth(png::BitDepth::Eight);
-    if images.len() > 1 {
-        encoder.set_animated(images.len() as u32, 0)?;
-        encoder.set_frame_delay(1, frames_per_s)?;
+    let mut animation = Animation::new(first, images.len(), frames_per_s)?;
+    images[1..].iter().try_for_each(|image| animation.add(image))?;
+    animation.finish()
+}
+
+/// An animated PNG that is made image by image.
+struct Animation {
+    writer: png::Writer<Bytes>,
+    bytes: Bytes,
+    last: Image,
+}
+
+impl Animation {
+    /// Begins with the first of so many images.
+    fn new(first: &Image, images: usize, frames_per_s: u16) -> Result<Self, PictureError> {
+        let bytes = Bytes::default();
+        let mut encoder = png::Encoder::new(bytes.clone(), first.width as u32, first.height as u32);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.set_depth(png::BitDepth::Eight);
+        if images > 1 {
+            encoder.set_animated(images as u32, 0)?;
+            encoder.set_frame_delay(1, frames_per_s)?;
+        }
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&first.rgba)?;
+        Ok(Self { writer, bytes, last: first.clone() })
     }
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&first.rgba)?;
-    for pair in images.windows(2) {
-        writer.set_blend_op(png::BlendOp::Over)?;
-        writer.write_image_data(&changes(&pair[0], &pair[1]))?;
+
+    fn add(&mut self, image: &Image) -> Result<(), PictureError> {
+        self.writer.set_blend_op(png::BlendOp::Over)?;
+        self.writer.write_image_data(&changes(&self.last, image))?;
+        self.last = image.clone();
+        Ok(())
     }
-    writer.finish()?;
-    Ok(bytes)
+
+    fn finish(self) -> Result<Vec<u8>, PictureError> {
+        self.writer.finish()?;
+        Ok(self.bytes.0.take())
+    }
+}
+
+/// Where an encoder writes to, and we read when it is done.
+#[derive(Clone, Default)]
+struct Bytes(Rc<RefCell<Vec<u8>>>);
+
+impl io::Write for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `after`, transparent where it is the same as `before`: most of a field is, and nothing compresses better.
@@ -92,7 +135,9 @@ fn changes(before: &Image, after: &Image) -> Vec<u8> {
 /// What the renderer keeps of a match.
 pub struct Film {
     seats: Vec<Seat>,
-    field: Canvas,
+    map: Map,
+    /// Painted when the first picture is made.
+    field: OnceCell<Canvas>,
     worlds: Vec<World>,
     /// It keeps every `pace`-th world that it is shown.
     pace: u32,
@@ -104,7 +149,8 @@ impl Film {
     pub fn new(start: &Start) -> Self {
         Self {
             seats: start.seats.clone(),
-            field: scene::field(&start.map),
+            map: start.map.clone(),
+            field: OnceCell::new(),
             worlds: Vec::new(),
             pace: 1,
             seen: 0,
@@ -137,21 +183,21 @@ impl Film {
         Ok(Frame { tick: self.worlds.last().map_or(0, |w| w.tick), png: self.image().png()? })
     }
 
-    /// What is left of the match, with its report.
+    /// What is left of the match, with its report. [`Printing`] does the same step by step.
     ///
     /// # Errors
     /// If it can't be encoded.
     pub fn poster(&self, report: &MatchReport) -> Result<Poster, PictureError> {
-        let png = scene::tile(&self.field, &self.worlds, report).png()?;
-        Ok(Poster { png, highlights_png: self.highlights()? })
+        let mut printing = Printing::new(self, report.clone(), true);
+        loop {
+            if let Some(poster) = printing.step(self)? {
+                return Ok(poster);
+            }
+        }
     }
 
-    /// The liveliest seconds as an animated PNG.
-    fn highlights(&self) -> Result<Vec<u8>, PictureError> {
-        let last = self.liveliest();
-        let first = last.saturating_sub(HIGHLIGHT_FRAMES);
-        let images: Vec<Image> = (first..last.max(1)).map(|n| self.image_at(n + 1)).collect();
-        animation(&images, 12)
+    fn field(&self) -> &Canvas {
+        self.field.get_or_init(|| scene::field(&self.map))
     }
 
     /// The end of the stretch of [`HIGHLIGHT_FRAMES`] worlds in which most was scored and most was in the air.
@@ -169,6 +215,46 @@ impl Film {
 
     fn image_at(&self, end: usize) -> Image {
         let end = end.min(self.worlds.len());
-        scene::frame(&self.field, &self.seats, &self.worlds[end.saturating_sub(TRAIL_WORLDS)..end])
+        scene::frame(self.field(), &self.seats, &self.worlds[end.saturating_sub(TRAIL_WORLDS)..end])
+    }
+}
+
+/// A poster in the making: as many steps as it has pictures, so that whoever draws can do something else between two.
+pub struct Printing {
+    report: MatchReport,
+    png: Vec<u8>,
+    /// The worlds that the highlights still have to show.
+    left: std::ops::Range<usize>,
+    animation: Option<Animation>,
+}
+
+impl Printing {
+    /// Nothing drawn yet.
+    pub fn new(film: &Film, report: MatchReport, highlights: bool) -> Self {
+        let last = film.liveliest().max(1);
+        let left = if highlights { last.saturating_sub(HIGHLIGHT_FRAMES)..last } else { 0..0 };
+        Self { report, png: Vec::new(), left, animation: None }
+    }
+
+    /// Draws one picture. The poster, once that was the last; it is to be called no more then.
+    ///
+    /// # Errors
+    /// If it can't be encoded.
+    pub fn step(&mut self, film: &Film) -> Result<Option<Poster>, PictureError> {
+        if self.png.is_empty() {
+            self.png = scene::tile(film.field(), &film.worlds, &self.report).png()?;
+        } else if let Some(world) = self.left.next() {
+            let image = film.image_at(world + 1);
+            match &mut self.animation {
+                Some(animation) => animation.add(&image)?,
+                None => self.animation = Some(Animation::new(&image, 1 + self.left.len(), FRAMES_PER_S)?),
+            }
+        }
+        if !self.left.is_empty() {
+            return Ok(None);
+        }
+        let highlights = self.animation.take().map(Animation::finish).transpose()?;
+        let (png, highlights_png) = (std::mem::take(&mut self.png), highlights.unwrap_or_default());
+        Ok(Some(Poster { png, highlights_png }))
     }
 }
