@@ -151,6 +151,17 @@ mod real {
             }
         }
 
+        /// Asks for the lines of `[offset, offset + bytes)` for writing. A hint: it may do nothing.
+        #[inline(always)]
+        pub fn prefetch_write(&self, offset: usize, bytes: usize) {
+            let end = (offset + bytes).min(self.len);
+            let mut at = offset;
+            while at < end {
+                copy::prefetch_write(self.base.as_ptr().wrapping_add(at));
+                at += 64;
+            }
+        }
+
         /// A pointer to `offset`, for the `unsafe` views.
         ///
         /// # Panics
@@ -220,6 +231,9 @@ mod model {
                 chunk.copy_from_slice(&word[..chunk.len()]);
             }
         }
+
+        /// Nothing to fetch in a model.
+        pub fn prefetch_write(&self, _offset: usize, _bytes: usize) {}
 
         /// Appends `len` bytes from `offset` to `into`.
         ///

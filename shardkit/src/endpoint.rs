@@ -21,6 +21,8 @@ use shard_runtime::wake::{Bell, Ringer, Sleeper};
 
 /// So many rounds pass between two updates of the statistics page's link counts.
 const PUBLISH_ROUNDS: u64 = 4096;
+/// A shard that sleeps and wakes updates its page no more often than this.
+const PUBLISH_NS: u64 = 10_000_000;
 /// So many messages may be answered before the answers leave, while handlers are quick.
 const FLUSH_MESSAGES_MAX: u32 = 16;
 /// A handler that takes longer is slow: its answer leaves at once.
@@ -31,6 +33,7 @@ pub struct Endpoint {
     inbox: Inbox,
     desk: Desk,
     rounds: u64,
+    published_ns: u64,
     broken: Vec<(LinkId, RingError)>,
 }
 
@@ -50,7 +53,7 @@ impl Endpoint {
         seed: u64,
     ) -> Self {
         let desk = Desk::new(shard, component, stats, clock, seed);
-        Self { inbox: Inbox::new(bell), desk, rounds: 0, broken: Vec::new() }
+        Self { inbox: Inbox::new(bell), desk, rounds: 0, published_ns: 0, broken: Vec::new() }
     }
 
     /// The component that this is an end of.
@@ -77,7 +80,13 @@ impl Endpoint {
     ///
     /// # Panics
     /// If the number is taken.
-    pub fn attach(&mut self, link: LinkId, component: Option<ComponentId>, inbound: Inbound, outbound: Outbound) {
+    pub fn attach(
+        &mut self,
+        link: LinkId,
+        component: Option<ComponentId>,
+        inbound: Inbound,
+        outbound: Outbound,
+    ) {
         self.inbox.attach(link, inbound);
         self.desk.outbox.attach(link, outbound);
         self.desk.set_peer(link, component);
@@ -162,7 +171,21 @@ impl Endpoint {
     /// that brought nothing.
     #[inline(always)]
     pub fn wait(&mut self, strategy: WaitStrategy, until_ns: Option<u64>) {
+        let parks = self.inbox.parks();
         self.inbox.wait(strategy, &mut self.desk.outbox, until_ns);
+        if self.inbox.parks() != parks {
+            self.publish_now_and_then();
+        }
+    }
+
+    /// A shard that sleeps a lot makes few rounds; its page must not wait for thousands of them.
+    #[cold]
+    fn publish_now_and_then(&mut self) {
+        let now_ns = shard_runtime::clock::now_ns();
+        if now_ns.saturating_sub(self.published_ns) >= PUBLISH_NS {
+            self.published_ns = now_ns;
+            self.publish_counts();
+        }
     }
 
     /// What sleeps on this endpoint's bell, for a thread that does not hold the endpoint while it sleeps.
@@ -191,7 +214,8 @@ impl Endpoint {
         let mut sent = self.desk.outbox.iter();
         for (link, inbound) in self.inbox.iter() {
             let received = inbound.received();
-            let sent = sent.by_ref().find(|(id, _)| *id == link).map(|(_, out)| out.sent()).unwrap_or_default();
+            let sent =
+                sent.by_ref().find(|(id, _)| *id == link).map(|(_, out)| out.sent()).unwrap_or_default();
             bytes_in += received.bytes;
             bytes_out += sent.bytes;
             full += sent.full;

@@ -21,9 +21,30 @@ pub const PASSWORD_BYTES_MAX: usize = 128;
 pub const FAILURES_MAX: usize = 4_096;
 /// The names of the accounts in [`Auth::demo`].
 pub const DEMO_NAMES: [&str; 24] = [
-    "ada", "grace", "alan", "edsger", "barbara", "donald", "leslie", "tony", "margaret", "dennis", "radia",
-    "ken", "hedy", "claude", "emmy", "kurt", "katherine", "john", "sophie", "blaise", "annie", "niklaus",
-    "frances", "konrad",
+    "ada",
+    "grace",
+    "alan",
+    "edsger",
+    "barbara",
+    "donald",
+    "leslie",
+    "tony",
+    "margaret",
+    "dennis",
+    "radia",
+    "ken",
+    "hedy",
+    "claude",
+    "emmy",
+    "kurt",
+    "katherine",
+    "john",
+    "sophie",
+    "blaise",
+    "annie",
+    "niklaus",
+    "frances",
+    "konrad",
 ];
 
 /// What the manifest's `config` table says.

@@ -60,9 +60,9 @@ impl Kind {
             bounces,
         };
         match self {
-            Kind::Pulse => to.weapon = weapon(11, 11.0, 18.0, 9.0, 90.0, 1),
-            Kind::Rail => to.weapon = weapon(50, 24.0, 34.0, 36.0, 260.0, 0),
-            Kind::Hammer => to.weapon = weapon(28, 8.0, 15.0, 18.0, 520.0, 2),
+            Kind::Pulse => to.weapon = weapon(11, 11.0, 18.0, 13.0, 90.0, 1),
+            Kind::Rail => to.weapon = weapon(50, 24.0, 34.0, 50.0, 260.0, 0),
+            Kind::Hammer => to.weapon = weapon(28, 8.0, 15.0, 27.0, 520.0, 2),
             Kind::Plate => {
                 (to.mass_kg, to.health, to.speed_m_s) = (to.mass_kg + 35.0, 150.0, to.speed_m_s - 0.7)
             }

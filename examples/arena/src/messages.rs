@@ -205,7 +205,7 @@ impl Default for Weapon {
             cooldown_ticks: 16,
             range_m: 13.0,
             speed_m_s: 19.0,
-            damage: 12.0,
+            damage: 16.0,
             knockback_n_s: 140.0,
             bounces: 1,
         }

@@ -12,6 +12,9 @@ use crate::frame::{CommitWord, FRAME_ALIGN, Flags, HEADER_BYTES, Header, extent}
 use crate::id::PortId;
 use crate::sync::Ordering;
 
+/// So many bytes are fetched ahead at the most.
+const FETCH_BYTES_MAX: usize = 64 * 64;
+
 /// Why a frame could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -124,7 +127,8 @@ impl RingWriter {
             if flags == Flags::NONE {
                 return Ok(());
             }
-            self.publish();
+            // The consumer copies this fragment while the next is filled.
+            self.commit();
         }
     }
 
@@ -233,14 +237,14 @@ impl RingWriter {
             self.batch_frames += 1;
             self.position += extent(length);
             if self.batch_frames >= BATCH_FRAMES_MAX || self.position - self.batch_start >= BATCH_BYTES_MAX {
-                self.publish();
+                self.commit();
             }
         }
     }
 
-    /// Makes all that was written visible. The caller wakes the consumer (see [`crate::wake`]).
+    /// Stores the batch's first commit word.
     #[inline(always)]
-    pub fn publish(&mut self) {
+    fn commit(&mut self) {
         if self.batch_word == 0 {
             return;
         }
@@ -251,9 +255,32 @@ impl RingWriter {
         // Release: headers, payloads and the cleared word come before it; pairs with the reader's acquire.
         self.ring.data_word(self.batch_start).store(self.batch_word, Ordering::Release);
         self.batch_word = 0;
+    }
+
+    /// Makes all that was written visible, and gets ready for a message like it. The caller wakes the consumer (see
+    /// [`crate::wake`]).
+    #[inline(always)]
+    pub fn publish(&mut self) {
+        if self.batch_word == 0 {
+            return;
+        }
+        self.commit();
+        if self.batch_frames == 1 {
+            self.settle();
+        }
+    }
+
+    /// After a single message: goes home if it is time, and asks for the lines that one like it will fill. The
+    /// stores of the next message would wait for them one after the other. The line at `position` is left alone:
+    /// the consumer polls it.
+    #[inline(always)]
+    fn settle(&mut self) {
+        let bytes = self.position - self.batch_start;
         if self.position & (self.ring.capacity - 1) >= self.home_check {
             self.go_home();
         }
+        let ahead = (self.ring.data_offset(self.position) + 64) & !63;
+        self.ring.memory.prefetch_write(ahead, (bytes as usize).min(FETCH_BYTES_MAX));
     }
 
     /// Skips to the start of the data if the consumer polls and keeps up and what was published was one frame.
@@ -263,10 +290,9 @@ impl RingWriter {
     #[inline(never)]
     fn go_home(&mut self) {
         let offset = self.position & (self.ring.capacity - 1);
-        let single = self.batch_frames == 1;
         let polled = self.ring.header_word(MODE_AT).load(Ordering::Relaxed) == 0;
         // A broken head is found, and reported, when room is needed.
-        let keeps_up = single && polled && self.refresh_head().is_ok() && self.head >= self.batch_start;
+        let keeps_up = polled && self.refresh_head().is_ok() && self.head >= self.batch_start;
         let gap = self.ring.to_edge(self.position);
         if !keeps_up || self.room_for(gap).is_err() {
             // Ask again when twice as far, or at home after the edge.

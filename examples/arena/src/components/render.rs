@@ -1,8 +1,9 @@
 //! Rendering as a shard: it keeps a film of every match, and draws when it is asked.
 //!
-//! Invariant: what was asked for is drawn on ticks, no longer than `draw_ms` in each and one step at least, so a large
+//! Invariant: what was asked for is drawn on ticks, about `draw_ms` in each and always whole steps, so a large
 //! picture keeps nobody waiting: not the other matches, and not a session that opens or closes.
 
+use super::or_skip;
 use crate::messages::*;
 use crate::render::{Film, Printing};
 use shardkit::prelude::*;
@@ -35,6 +36,8 @@ struct Job {
 enum Work {
     Frame,
     Poster(Box<Printing>),
+    /// A poster that is drawn, but for which there was no room on the link.
+    Drawn(Poster),
 }
 
 pub(super) struct RenderShard {
@@ -80,20 +83,29 @@ impl RenderShard {
         self.queue(asked, Work::Poster(Box::new(printing)))
     }
 
-    /// Draws a step of the picture that waits longest, and sends it if that was the last.
-    fn draw(&mut self, ctx: &mut Context<'_>) -> Result<()> {
-        let Some(mut job) = self.jobs.pop_front() else { return Ok(()) };
+    /// Does a step of the picture that waits longest. False if nothing more can be done in this tick.
+    fn draw(&mut self, mut job: Job, ctx: &mut Context<'_>) -> Result<bool> {
         let asked = job.asked.as_message();
         let film = self.reels.get(&asked.session()).and_then(|reel| reel.film.as_ref());
         let film = film.ok_or_else(|| Error::new("the match has not begun; ask for a picture later"))?;
         match &mut job.work {
-            Work::Frame => ctx.answer(&self.frame, &asked, &film.frame()?)?,
-            Work::Poster(printing) => match printing.step(film)? {
-                Some(poster) => ctx.answer(&self.poster, &asked, &poster)?,
-                None => self.jobs.push_front(job),
+            Work::Frame => or_skip(ctx.answer(&self.frame, &asked, &film.frame()?))?,
+            Work::Poster(printing) => {
+                if let Some(poster) = printing.step(film)? {
+                    job.work = Work::Drawn(poster);
+                }
+                self.jobs.push_front(job);
+            }
+            Work::Drawn(poster) => match ctx.answer(&self.poster, &asked, poster) {
+                // The poster before it is still on its way. This one goes when there is room.
+                Err(SendError::Full) => {
+                    self.jobs.push_front(job);
+                    return Ok(false);
+                }
+                sent => sent?,
             },
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -126,12 +138,14 @@ impl Shard for RenderShard {
 
     fn on_tick(&mut self, _: Tick, ctx: &mut Context<'_>) -> Result<()> {
         let begin_ns = ctx.now_ns();
-        while let Some(session) = self.jobs.front().map(|job| job.asked.as_message().session()) {
-            if let Err(error) = self.draw(ctx) {
-                ctx.end(session, &error.to_string());
-            }
-            if ctx.now_ns() - begin_ns >= self.draw_ns {
-                break;
+        while ctx.now_ns() - begin_ns < self.draw_ns
+            && let Some(job) = self.jobs.pop_front()
+        {
+            let session = job.asked.as_message().session();
+            match self.draw(job, ctx) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => ctx.end(session, &error.to_string()),
             }
         }
         Ok(())
