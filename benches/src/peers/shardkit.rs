@@ -130,20 +130,29 @@ struct Mill<const N: usize> {
 impl<const N: usize> Shard for Mill<N> {
     #[inline]
     fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> HandlerResult<()> {
-        self.received += 1;
-        if let Some(blob) = self.input.read(&message)? {
-            self.check(&blob);
-            if self.answer {
-                ctx.answer(&self.input, &message, &blob)?;
-            }
-        } else if let Some(blob) = self.output.answer(&message)? {
-            self.check(&blob);
+        let done = self.take(&message, ctx);
+        if let Err(error) = &done {
+            self.damage = Some(Error::Peer { peer: "shardkit", cause: error.to_string() });
         }
-        Ok(())
+        done
     }
 }
 
 impl<const N: usize> Mill<N> {
+    #[inline]
+    fn take(&mut self, message: &Message<'_>, ctx: &mut Context<'_>) -> HandlerResult<()> {
+        self.received += 1;
+        if let Some(blob) = self.input.read(message)? {
+            self.check(&blob);
+            if self.answer {
+                ctx.answer(&self.input, message, &blob)?;
+            }
+        } else if let Some(blob) = self.output.answer(message)? {
+            self.check(&blob);
+        }
+        Ok(())
+    }
+
     #[inline]
     fn check(&mut self, Blob(bytes): &Blob<N>) {
         let stamps = (bytes.first_chunk(), bytes.last_chunk());
@@ -178,10 +187,21 @@ impl<const N: usize> Sdk<N> {
         context.send(&self.shard.output, SESSION, &self.blob).map_err(Error::peer("shardkit"))
     }
 
+    /// Polls until the last answer is in the ring whole: the rest of a long one may wait for room.
+    fn drain(&mut self) -> Result<()> {
+        let mut patience = Patience::default();
+        while !self.endpoint.context().has_room(&self.shard.output, SESSION) {
+            self.endpoint.poll(&mut self.shard);
+            patience.wait()?;
+        }
+        self.endpoint.context().flush();
+        Ok(())
+    }
+
     #[inline]
     fn receive_until(&mut self, received: u64) -> Result<()> {
         let mut patience = Patience::default();
-        while self.shard.received < received {
+        while self.shard.received < received && self.shard.damage.is_none() {
             if self.endpoint.poll(&mut self.shard) == 0 {
                 if self.park {
                     self.endpoint.park(None);
@@ -209,7 +229,8 @@ impl<const N: usize> End for Sdk<N> {
 
     fn echo(&mut self, count: u64) -> Result<()> {
         self.shard.answer = true;
-        self.receive_until(self.shard.received + WARM_UP + count.min(SAMPLES_MAX as u64))
+        self.receive_until(self.shard.received + WARM_UP + count.min(SAMPLES_MAX as u64))?;
+        self.drain()
     }
 
     fn send_all(&mut self, count: u64) -> Result<()> {

@@ -90,8 +90,8 @@ fn overlapping_matches_run_from_login_to_picture() {
         let report = running.game.report();
         assert_eq!(report.standings.len(), running.start.seats.len());
         assert!(report.standings.iter().map(|s| s.hits).sum::<u32>() > 10, "a dull match: {report:?}");
-        let poster = running.film.poster(&report).unwrap();
-        assert!(poster.highlights_png.windows(4).any(|w| w == b"acTL"), "the highlights are animated");
+        let poster = running.film.poster(&report, false).unwrap();
+        assert!(poster.highlights_png.is_empty(), "nobody asked for highlights");
         tiles.push((report, Image::from_png(&poster.png).unwrap()));
     }
     let sheet = contact_sheet(&tiles);
@@ -100,7 +100,8 @@ fn overlapping_matches_run_from_login_to_picture() {
     let folder = target_folder();
     std::fs::write(folder.join("arena-test.png"), png).unwrap();
     std::fs::write(folder.join("arena-test-frame.png"), matches[4].film.frame().unwrap().png).unwrap();
-    let poster = matches[4].film.poster(&tiles[4].0).unwrap();
+    let poster = matches[4].film.poster(&tiles[4].0, true).unwrap();
+    assert!(poster.highlights_png.windows(4).any(|w| w == b"acTL"), "the highlights are animated");
     std::fs::write(folder.join("arena-test-highlights.png"), poster.highlights_png).unwrap();
 }
 
@@ -138,7 +139,7 @@ fn an_empty_run_and_an_empty_film_still_make_pictures() {
     let film = Film::new(&Match::new(MatchConfig::default()).start());
     assert!(Image::from_png(&film.frame().unwrap().png).is_ok());
     let report = Match::new(MatchConfig::default()).report();
-    let poster = film.poster(&report).unwrap();
+    let poster = film.poster(&report, true).unwrap();
     assert!(Image::from_png(&poster.highlights_png).is_ok());
     assert!(contact_sheet(&[]).png().is_ok());
 }
@@ -163,7 +164,7 @@ fn a_tick_of_eight_players_takes_well_under_a_millisecond() {
     let png = image.png().unwrap();
     let encoding = begin.elapsed() - drawing;
     let begin = Instant::now();
-    running.film.poster(&running.game.report()).unwrap();
+    running.film.poster(&running.game.report(), true).unwrap();
     println!("a tick: physics {stepping:?}, ai {thinking:?}, worst of both {worst:?}");
     println!(
         "a frame: drawn in {drawing:?}, encoded in {encoding:?}, {} bytes; a poster {:?}",

@@ -105,7 +105,7 @@ fn a_composer_that_is_killed_leaves_no_shard() {
 #[test]
 fn forty_matches_that_nobody_plays_are_served_and_end() {
     let (_folder, program) = install();
-    let manifest = Manifest::read(&program.with_file_name("arena.toml")).unwrap();
+    let manifest = Manifest::read(program.with_file_name("arena.toml")).unwrap();
     let composer = Composer::builder(manifest).launcher(&program).start().unwrap();
     composer.wait_warm(Duration::from_secs(20)).unwrap();
     let sessions: Vec<_> = (0..40).map(|_| composer.compose("default").unwrap()).collect();

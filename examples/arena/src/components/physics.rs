@@ -120,6 +120,8 @@ impl Shard for PhysicsShard {
                 room.stage = Stage::Over;
                 ctx.end(session, &error.to_string());
             }
+            // Its bots think while the next match is stepped.
+            ctx.flush();
         }
         Ok(())
     }

@@ -183,12 +183,12 @@ impl Film {
         Ok(Frame { tick: self.worlds.last().map_or(0, |w| w.tick), png: self.image().png()? })
     }
 
-    /// What is left of the match, with its report. [`Printing`] does the same step by step.
+    /// What is left of the match, with its report, and its highlights if they are wanted. [`Printing`] does the same step by step.
     ///
     /// # Errors
     /// If it can't be encoded.
-    pub fn poster(&self, report: &MatchReport) -> Result<Poster, PictureError> {
-        let mut printing = Printing::new(self, report.clone(), true);
+    pub fn poster(&self, report: &MatchReport, highlights: bool) -> Result<Poster, PictureError> {
+        let mut printing = Printing::new(self, report.clone(), highlights);
         loop {
             if let Some(poster) = printing.step(self)? {
                 return Ok(poster);
