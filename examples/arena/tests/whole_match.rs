@@ -5,7 +5,7 @@ use arena::auth::{Auth, AuthConfig, DEMO_NAMES};
 use arena::inventory::Inventory;
 use arena::messages::*;
 use arena::physics::{Match, MatchConfig};
-use arena::render::{Film, Image, contact_sheet, scene};
+use arena::render::{Film, Image, Printing, contact_sheet, scene};
 use std::time::{Duration, Instant};
 
 /// A match in the middle: its physics, its bots and its film.
@@ -163,6 +163,17 @@ fn a_tick_of_eight_players_takes_well_under_a_millisecond() {
     let drawing = begin.elapsed();
     let png = image.png().unwrap();
     let encoding = begin.elapsed() - drawing;
+    let mut printing = Printing::new(&running.film, running.game.report(), true);
+    let mut steps = Vec::new();
+    loop {
+        let begin = Instant::now();
+        let done = printing.step(&running.film).unwrap();
+        steps.push(begin.elapsed());
+        if done.is_some() {
+            break;
+        }
+    }
+    println!("a poster: {} steps, the longest {:?}", steps.len(), steps.iter().max());
     let begin = Instant::now();
     running.film.poster(&running.game.report(), true).unwrap();
     println!("a tick: physics {stepping:?}, ai {thinking:?}, worst of both {worst:?}");

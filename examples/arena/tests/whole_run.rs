@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const ARENA: &str = env!("CARGO_BIN_EXE_arena");
 
-/// The processes that run this very file: each test has a copy of its own.
+/// The processes that run this very file: each test has a link of its own.
 fn processes_of(program: &Path) -> Vec<String> {
     let programs = fs::read_dir("/proc").unwrap().flatten();
     let runs = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
@@ -27,11 +27,12 @@ fn assert_none_is_left(program: &Path) {
     }
 }
 
-/// A folder with a copy of the program and its manifest.
+/// A folder with the program and its manifest. The program is a hard link: a copy would be open for writing while another
+/// test forks, and the kernel does not run what anyone may still write to.
 fn install() -> (tempfile::TempDir, std::path::PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().canonicalize().unwrap().join("arena");
-    fs::copy(ARENA, &program).unwrap();
+    fs::hard_link(ARENA, &program).unwrap();
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("arena.toml"), folder.path().join("arena.toml"))
         .unwrap();
     (folder, program)

@@ -189,12 +189,13 @@ impl Canvas {
         const STEPS: f32 = 4095.0;
         let code = |n: u16| ((f32::from(n) / STEPS).powf(2.0 / 2.2) * 255.0 + 0.5) as u8;
         let codes: Vec<u8> = (0..=STEPS as u16).map(code).collect();
-        let pixel = |light: &[f32; 3]| {
+        let mut rgba = Vec::with_capacity(4 * self.pixels.len());
+        for light in &self.pixels {
             let spill = (light.iter().copied().fold(0.0, f32::max) - 1.0).max(0.0) * 0.3;
             let [r, g, b] = light.map(|part| codes[(shoulder(part + spill).sqrt() * STEPS) as usize]);
-            [r, g, b, 255]
-        };
-        Image { width: self.width, height: self.height, rgba: self.pixels.iter().flat_map(pixel).collect() }
+            rgba.extend_from_slice(&[r, g, b, 255]);
+        }
+        Image { width: self.width, height: self.height, rgba }
     }
 
     fn each(&mut self, least: Vec2, most: Vec2, mut paint: impl FnMut(Vec2, &mut [f32; 3])) {

@@ -1,0 +1,1 @@
+//! A test rig: runs a whole composition in one process and one thread, deterministically.
