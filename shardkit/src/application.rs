@@ -89,7 +89,7 @@ pub struct Component {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// As the manifest writes it. With a slash: relative to the manifest's folder. Without: searched beside the
-    /// manifest, beside the running executable, then in `PATH`.
+    /// manifest, beside the running executable, in the folder above that, then in `PATH`.
     pub path: PathBuf,
     /// The arguments after the program's name.
     pub args: Vec<String>,

@@ -190,6 +190,15 @@ fn callers_come_before_those_whom_they_call() {
 }
 
 #[test]
+fn where_no_call_decides_a_composition_keeps_the_order_of_the_text() {
+    let of = |application: Application| names(&application, &application.compositions[0].components).concat();
+    assert_eq!(of(calling("", &[("a", "d"), ("b", ""), ("c", ""), ("d", "")])), "abcd");
+    assert_eq!(of(calling("", &[("d", ""), ("b", ""), ("a", "d"), ("c", "b")])), "adcb");
+    // What a circle calls comes after all of it.
+    assert_eq!(of(calling("cycles = true", &[("x", ""), ("a", "b"), ("b", "ax"), ("s", "a")])), "sabx");
+}
+
+#[test]
 fn a_circle_is_taken_where_it_is_allowed() {
     let application = calling("cycles = true", &[("c", "a"), ("a", "b"), ("b", "c"), ("s", "b")]);
     assert_eq!(names(&application, &application.compositions[0].components).concat(), "sbca");
@@ -209,6 +218,7 @@ fn a_file_is_read_and_knows_its_folder() {
     let manifest = Manifest::read(&path).unwrap();
     assert_eq!((manifest.folder(), manifest.file()), (folder.path(), path.as_path()));
     assert_eq!(manifest.application(), &arena());
+    assert_eq!(manifest.into_application(), arena());
 }
 
 #[test]

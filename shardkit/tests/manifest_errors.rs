@@ -1,7 +1,7 @@
 //! Everything that can be wrong with a manifest gives one clear error: place, cause and cure.
 
 use shardkit::application::*;
-use shardkit::manifest::{Host, MANIFEST_BYTES_MAX, Manifest, ManifestError, check_needs};
+use shardkit::manifest::{Host, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use std::fmt::Write;
 
 const HEAD: &str = "[application]\nname = 'arena'\n";
@@ -460,6 +460,28 @@ fn a_config_that_json_can_not_hold_is_refused() {
 }
 
 #[test]
+fn a_text_that_nests_too_deeply_is_refused_before_it_can_exhaust_the_stack() {
+    // 79 brackets around 75 dots each: the parser takes it and builds 6000 levels.
+    let deep = format!("{}1{}", format!("{{{}z=", "a.".repeat(75)).repeat(79), "}".repeat(79));
+    let shown = "tables and lists nest more than 32 deep here; nest less deeply";
+    assert_eq!(in_component(&format!("config = {deep}")), format!("5:74: {shown}"));
+    assert_eq!(in_component(&format!("capacity = {deep}\ncapacity = {deep}")), format!("5:76: {shown}"));
+    assert_eq!(in_component(&format!("config = {}", "[".repeat(1000))), format!("5:42: {shown}"));
+}
+
+#[test]
+fn a_config_that_passes_can_be_read_again_however_deep_it_is() {
+    // The deepest header that may be, with the deepest entry below it.
+    let header = |keys: usize| format!("[component.ai.config.{}z]\n", "a.".repeat(keys));
+    let deep = format!("z = {}{}", "[".repeat(32), "]".repeat(32));
+    let text = |keys| format!("{HEAD}[component.ai]\nprogram = 'ai'\n{}{deep}", header(keys));
+    let read = Manifest::parse(&text(28), "arena.toml").unwrap();
+    let config = &read.application().components[0].config_json;
+    assert!(serde_json::from_str::<serde_json::Value>(config).is_ok());
+    assert!(Manifest::parse(&text(29), "arena.toml").is_err());
+}
+
+#[test]
 fn a_composition_without_components_or_with_unknown_ones_is_refused() {
     assert_eq!(
         in_component("[composition.a]\nentry = []"),
@@ -554,7 +576,7 @@ fn needs_that_the_host_can_not_meet_are_named() {
     let host = Host { cores: 4, memory_bytes: 1 << 30, gpu_memory_bytes: 0 };
     let check = |components: &str| {
         let manifest = Manifest::parse(&format!("{HEAD}{components}"), "arena.toml").unwrap();
-        check_needs(&manifest, &host).map_err(|error| error.to_string().lines().next().unwrap().to_owned())
+        manifest.check_needs(&host).map_err(|error| error.to_string().lines().next().unwrap().to_owned())
     };
     let component = |name: &str, needs: &str| format!("[component.{name}]\nprogram = 'p'\n{needs}\n");
     assert_eq!(check(&component("a", "cores = 1\nwarm = 3\nmax = 99\nmemory = '341MiB'")), Ok(()));

@@ -9,7 +9,7 @@ use super::limits::check_name;
 use super::raw;
 use crate::application::{Application, COMPOSITIONS_MAX, Composition};
 use shard_runtime::id::ComponentId;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Each pair of caller and called once, with the first destination that says so.
 #[derive(Default)]
@@ -40,17 +40,45 @@ impl Calls {
         Ok(())
     }
 
-    /// Everything that `entries` reach, themselves included; callers before those whom they call.
+    /// Everything that `entries` reach, themselves included. Callers come before those whom they call; where that
+    /// leaves a choice, the manifest's order decides.
     fn reach(&self, entries: &[ComponentId], embedder: Option<ComponentId>) -> Vec<ComponentId> {
         let mut seen: HashSet<ComponentId> = embedder.into_iter().collect();
         let mut reached = Vec::new();
-        // A component is noted after all that it calls, so the reverse has callers first. Going backwards here makes
-        // the reverse keep the manifest's order where nothing else decides.
+        // A component is noted after all that it calls, so the reverse has callers first.
         for entry in entries.iter().rev() {
             self.note_after_called(*entry, &mut seen, &mut reached);
         }
         reached.reverse();
-        reached
+        self.in_manifest_order(&reached)
+    }
+
+    /// Components that have callers first, in the order nearest to the manifest's that still has.
+    fn in_manifest_order(&self, callers_first: &[ComponentId]) -> Vec<ComponentId> {
+        let place: HashMap<_, _> = callers_first.iter().zip(0..).map(|(id, place)| (*id, place)).collect();
+        // A call that leads back closes a circle, and one to the embedder leads out: neither orders anything.
+        let called_after = |from: ComponentId| {
+            let place = &place;
+            self.of(from).map(|(to, _)| to).filter(move |to| place.get(to) > place.get(&from))
+        };
+        let mut callers_left: HashMap<ComponentId, usize> = HashMap::new();
+        for to in callers_first.iter().flat_map(|from| called_after(*from)) {
+            *callers_left.entry(to).or_default() += 1;
+        }
+        let uncalled = callers_first.iter().copied().filter(|id| !callers_left.contains_key(id));
+        let mut ready: BTreeSet<ComponentId> = uncalled.collect();
+        let mut ordered = Vec::new();
+        while let Some(next) = ready.pop_first() {
+            ordered.push(next);
+            for to in called_after(next) {
+                let left = callers_left.entry(to).or_default();
+                *left -= 1;
+                if *left == 0 {
+                    ready.insert(to);
+                }
+            }
+        }
+        ordered
     }
 
     /// The depth is bounded by the number of components.

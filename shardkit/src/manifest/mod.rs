@@ -49,7 +49,7 @@
 //! # The format
 //!
 //! TOML, at most [`MANIFEST_BYTES_MAX`]. An unknown key is an error. Names are lower-case letters, digits, `-` and `_`,
-//! begin with a letter and have at most 64 bytes. A size is a number of bytes or a text: `"512B"`, `"64KiB"`, `"64MiB"`,
+//! begin with a letter and have at most 64 bytes. One entry opens at most 32 tables and lists within each other. A size is a number of bytes or a text: `"512B"`, `"64KiB"`, `"64MiB"`,
 //! `"1GiB"`, `"1TiB"`, or decimal with `kB`, `MB`, `GB`, `TB`. The JSON schema that [`schema`] gives says the same to
 //! an editor.
 //!
@@ -113,6 +113,7 @@ mod calls;
 mod error;
 mod limits;
 mod needs;
+mod nesting;
 mod ports;
 mod program;
 mod quantity;
@@ -120,7 +121,7 @@ mod raw;
 mod resolve;
 
 pub use error::ManifestError;
-pub use needs::{Host, check_needs};
+pub use needs::Host;
 pub use program::{ProgramError, ProgramTrouble, resolve_program};
 
 use crate::application::Application;
@@ -207,6 +208,11 @@ impl Manifest {
         &self.application
     }
 
+    /// The application that it declares, without a copy.
+    pub fn into_application(self) -> Application {
+        self.application
+    }
+
     /// The file it came from, as it was named.
     pub fn file(&self) -> &Path {
         &self.file
@@ -223,6 +229,7 @@ impl Manifest {
 }
 
 fn parse_text(text: &str) -> Result<(raw::Manifest, Application), Problem> {
+    nesting::check_nesting(text)?;
     let raw: raw::Manifest = toml::from_str(text).map_err(|error| error::from_toml(&error))?;
     let application = resolve::resolve(&raw)?;
     Ok((raw, application))

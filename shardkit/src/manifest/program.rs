@@ -37,7 +37,8 @@ fn list(looked: &[(PathBuf, ProgramTrouble)]) -> String {
 /// Finds a component's program.
 ///
 /// A path with a slash is taken relative to `folder`, the manifest's. A name without one is searched in `folder`, then
-/// beside `current_exe` (the running program), then in the folders of the environment variable `PATH`.
+/// beside `current_exe` (the running program) and in the folder above that, because test programs run from a folder
+/// below what they test, then in the folders of the environment variable `PATH`.
 ///
 /// # Errors
 /// If no such file is there, or none that this user may execute. The error names every place that was looked at.
@@ -71,7 +72,14 @@ fn candidates(program: &Path, folder: &Path, current_exe: &Path, path: Option<&O
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let mut folders = vec![folder.to_owned()];
     if !program.as_os_str().as_encoded_bytes().contains(&b'/') {
-        folders.extend(current_exe.parent().map(Path::to_owned));
+        folders.extend(
+            current_exe
+                .ancestors()
+                .skip(1)
+                .take(2)
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .map(Path::to_owned),
+        );
         // An empty entry would mean the current folder, which nobody chose knowingly.
         folders.extend(
             path.into_iter().flat_map(env::split_paths).filter(|folder| !folder.as_os_str().is_empty()),
@@ -109,10 +117,11 @@ mod tests {
     #[test]
     fn a_bare_name_is_searched_beside_the_manifest_then_beside_the_program_then_in_path() {
         let temp = tempfile::tempdir().unwrap();
-        let [folder, bin, path] = ["folder", "bin", "path"].map(|name| temp.path().join(name));
-        let find = || find(Path::new("arena"), &folder, &bin.join("shardctl"), Some(path.as_os_str()));
+        let [folder, deps, bin, path] =
+            ["folder", "bin/deps", "bin", "path"].map(|name| temp.path().join(name));
+        let find = || find(Path::new("arena"), &folder, &deps.join("shardctl"), Some(path.as_os_str()));
         assert!(find().is_err());
-        for place in [&path, &bin, &folder] {
+        for place in [&path, &bin, &deps, &folder] {
             let expected = executable(place, "arena");
             assert_eq!(find().unwrap(), expected);
         }

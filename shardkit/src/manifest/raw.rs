@@ -46,7 +46,7 @@ pub(super) struct Application {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Component {
     /// The program of a shard. With a slash: relative to the manifest's folder. Without: searched beside the manifest,
-    /// beside the running executable, then in `PATH`.
+    /// beside the running executable, in the folder above that, then in `PATH`.
     #[schemars(length(min = 1))]
     pub(super) program: At<String>,
     /// The arguments after the program's name.

@@ -11,7 +11,9 @@ pub enum RigError {
     #[error("the rig has no factory for {0}; give each component one with `.shard(name, factory)`")]
     Missing(String),
     /// A name that the manifest has not, or that was given twice.
-    #[error("`{0}` is no component with a shard of its own in the manifest, or it was given twice; check the name")]
+    #[error(
+        "`{0}` is no component with a shard of its own in the manifest, or it was given twice; check the name"
+    )]
     Component(String),
     /// A factory failed.
     #[error("the shard of `{component}` could not be made: {error}")]
@@ -44,7 +46,9 @@ pub enum RigError {
         reason: String,
     },
     /// The manifest has no embedder.
-    #[error("the manifest declares no embedder; add `[embedder.in]` or `[embedder.out]` to talk to its shards")]
+    #[error(
+        "the manifest declares no embedder; add `[embedder.in]` or `[embedder.out]` to talk to its shards"
+    )]
     NoEmbedder,
     /// The port can't be had.
     #[error(transparent)]

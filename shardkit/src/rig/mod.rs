@@ -7,17 +7,17 @@
 //! ```
 //! use shardkit::{manifest::Manifest, prelude::*, rig::Rig};
 //!
-//! struct Desk { work: Out<Bytes, Bytes>, asked: SessionMap<Vec<u8>>, answer: Out<Bytes> }
+//! struct Desk { work: Out<Bytes, Bytes>, answer: Out<Bytes> }
 //!
 //! impl Shard for Desk {
 //!     fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> Result<()> {
-//!         let port = if message.is_reply() {
-//!             return Ok(ctx.send(&self.answer, message.session(), &message.decode()?)?);
+//!         let value: Bytes = message.decode()?;
+//!         if message.is_reply() {
+//!             ctx.send(&self.answer, message.session(), &value)?;
 //!         } else {
-//!             &self.work
-//!         };
-//!         self.asked.insert(message.session(), message.payload().to_vec());
-//!         Ok(ctx.send(port, message.session(), &message.decode()?)?)
+//!             ctx.send(&self.work, message.session(), &value)?;
+//!         }
+//!         Ok(())
 //!     }
 //! }
 //!
@@ -48,7 +48,7 @@
 //! # fn main() -> Result<()> {
 //! let manifest = Manifest::parse(MANIFEST, "shop.toml")?;
 //! let desk = |config: &Config| {
-//!     Ok(Desk { work: config.output("work")?, asked: SessionMap::default(), answer: config.output("answer")? })
+//!     Ok(Desk { work: config.output("work")?, answer: config.output("answer")? })
 //! };
 //! let mut rig = Rig::new(&manifest).seed(7).shard("desk", desk).shard("worker", |_| Ok(Worker)).build()?;
 //! let session = rig.open("default")?;
@@ -223,7 +223,6 @@ impl Builder {
 }
 
 /// How a session stands.
-#[derive(Clone, Debug)]
 struct Held {
     components: Vec<ComponentId>,
     /// How many shards have yet to say that it is open.
@@ -270,7 +269,10 @@ impl Rig {
         let at = at.ok_or_else(|| RigError::Composition(composition.into()))?;
         let components = self.application.compositions[at].components.clone();
         if let Some(dead) = components.iter().find(|id| self.node(**id).dead) {
-            return Err(RigError::Refused { component: self.name(*dead), reason: "its shard is dead".into() });
+            return Err(RigError::Refused {
+                component: self.name(*dead),
+                reason: "its shard is dead".into(),
+            });
         }
         let session = SessionId::new(self.sessions.len() as u32, 1);
         let opening = components.len();
@@ -286,7 +288,10 @@ impl Rig {
             self.composer.tell(LinkId(id.0), Verb::Open, session, &payload);
         }
         self.sessions.insert(session, Held { components, opening, refused: None, over: None });
-        self.run_while(|rig| rig.sessions[&session].opening > 0);
+        self.run_while(|rig| {
+            rig.round();
+            rig.sessions[&session].opening > 0
+        });
         if let Some(refused) = self.sessions.get_mut(&session).and_then(|held| held.refused.take()) {
             self.end(session, &refused.to_string());
             return Err(refused);
@@ -390,7 +395,8 @@ impl Rig {
     pub fn run_for(&mut self, time: Duration) {
         let end_ns = self.now_ns() + time.as_nanos() as u64;
         self.run_until_idle();
-        while let Some(due_ns) = self.nodes.iter().filter_map(Node::due_ns).min().filter(|due| *due <= end_ns) {
+        while let Some(due_ns) = self.nodes.iter().filter_map(Node::due_ns).min().filter(|due| *due <= end_ns)
+        {
             self.now_ns.store(due_ns, Ordering::Relaxed);
             for at in self.shuffled() {
                 let node = &mut self.nodes[at];
@@ -413,8 +419,12 @@ impl Rig {
         self.node_mut(id).dead = true;
         self.composer.inbox.detach(LinkId(id.0));
         self.composer.outbox.detach(LinkId(id.0));
-        let lost: Vec<(ComponentId, LinkId)> =
-            self.links.iter().filter(|((_, to), _)| *to == id).map(|((from, _), link)| (*from, *link)).collect();
+        let lost: Vec<(ComponentId, LinkId)> = self
+            .links
+            .iter()
+            .filter(|((_, to), _)| *to == id)
+            .map(|((from, _), link)| (*from, *link))
+            .collect();
         for (partner, link) in lost {
             self.node_mut(partner).endpoint.detach(link);
         }
@@ -542,11 +552,13 @@ impl Rig {
             if !more(self) {
                 return;
             }
-            self.round();
         }
-        let waiting = |node: &&mut Node| node.endpoint.context().desk.outbox.waits();
-        let blocked: Vec<String> =
-            self.nodes.iter_mut().filter(waiting).map(|node| node.endpoint.component().name.clone()).collect();
+        let mut blocked = Vec::new();
+        for node in &mut self.nodes {
+            if node.endpoint.context().desk.outbox.waits() {
+                blocked.push(node.endpoint.component().name.clone());
+            }
+        }
         panic!(
             "the rig found no rest in {ROUNDS_MAX} rounds: shards keep sending to each other, or block each other; \
              waiting for room: [{}]",

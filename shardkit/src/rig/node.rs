@@ -1,6 +1,7 @@
 //! One end inside the rig: an endpoint, the shard that it serves, and the record of what was delivered to it.
 
 use super::{Delivery, Trace};
+use crate::Context;
 use crate::application::Component;
 use crate::desk::Clock;
 use crate::endpoint::Endpoint;
@@ -8,10 +9,9 @@ use crate::error::Result;
 use crate::message::{Message, OwnedMessage, Rejected, Tick};
 use crate::sessions::SessionMap;
 use crate::shard::Shard;
-use crate::Context;
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use shard_runtime::region::RegionError;
-use shard_runtime::stats::{STATS_BYTES, Stats, StatsReader};
+use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::{Bell, Ringer, create_bell};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,7 +20,6 @@ use std::rc::Rc;
 
 /// See the head of this file.
 pub(super) struct Node {
-    pub(super) component: ComponentId,
     pub(super) endpoint: Endpoint,
     pub(super) shard: Watched,
     pub(super) stats: StatsReader,
@@ -37,16 +36,14 @@ impl Node {
         clock: Clock,
         seed: u64,
     ) -> Result<Self, RegionError> {
-        const { assert!(STATS_BYTES > 0) };
         let region = Stats::create("rig-stats")?;
         let stats = StatsReader::map(region.read_only()?.as_fd())?;
         let bell = Bell::map(&create_bell("rig-bell")?)?;
         let ticks = component.tick_hz.map(Ticks::new);
         let shard = Watched { component: id, inner: shard, trace };
         let number = ShardId(u32::from(id.0));
-        let endpoint =
-            Endpoint::with_clock(number, component, bell, Some(Stats::map(&region)?), clock, seed);
-        Ok(Self { component: id, endpoint, shard, stats, ticks, dead: false })
+        let endpoint = Endpoint::with_clock(number, component, bell, Some(Stats::map(&region)?), clock, seed);
+        Ok(Self { endpoint, shard, stats, ticks, dead: false })
     }
 
     pub(super) fn ringer(&self) -> Ringer {
