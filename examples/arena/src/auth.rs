@@ -34,7 +34,7 @@ pub const DEMO_NAMES: [&str; 24] = [
     "radia",
     "ken",
     "hedy",
-    "emmy",
+    "sofia",
     "emmy",
     "kurt",
     "katherine",
