@@ -15,9 +15,10 @@ use shard_runtime::wake::{Bell, create_bell};
 use shard_runtime::{barrier, clock};
 use shardkit::application::Application;
 use shardkit::error::PortError;
-use shardkit::manifest::{Manifest, ManifestError, ProgramError, resolve_program};
+use shardkit::manifest::{Host, Manifest, ManifestError, ProgramError, resolve_program};
 use shardkit::{CallId, In, Out, SendError, Wire};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -121,6 +122,7 @@ impl Builder {
     /// See [`StartError`]. Everything is checked before anything starts.
     pub fn start(self) -> Result<Composer, StartError> {
         let topology = Topology::read();
+        self.manifest.check_needs(&host(&topology))?;
         let programs = self.programs()?;
         let application = Arc::new(self.manifest.application().clone());
         barrier::register();
@@ -179,6 +181,13 @@ impl Builder {
         };
         self.manifest.application().components.iter().map(|component| find(component).transpose()).collect()
     }
+}
+
+/// What this host has to give. GPUs are not looked for yet, so there are none.
+fn host(topology: &Topology) -> Host {
+    let info = rustix::system::sysinfo();
+    let memory_bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    Host { cores: topology.cores.len() as u32, memory_bytes, gpu_memory_bytes: 0 }
 }
 
 fn spawn(name: &str, life: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
@@ -428,7 +437,13 @@ impl Composer {
 
     /// The statistics page of a shard, if it runs. Reading it disturbs nobody.
     pub fn stats(&self, shard: ShardId) -> Option<Arc<StatsReader>> {
-        self.inner().pages().get(&shard).cloned()
+        self.inner().pages().get(&shard).map(|page| Arc::clone(&page.reader))
+    }
+
+    /// The statistics page of a shard as a descriptor that can be read and mapped, never written: for another
+    /// process that watches.
+    pub fn stats_descriptor(&self, shard: ShardId) -> Option<OwnedFd> {
+        self.inner().pages().get(&shard).and_then(|page| page.descriptor.try_clone().ok())
     }
 
     /// Whether the composer has ended, by [`shut_down`](Self::shut_down) or because its launch helper died.

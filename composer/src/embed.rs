@@ -12,7 +12,7 @@ use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
 use shard_runtime::outbox::Outbound;
 use shard_runtime::ring::RingError;
-use shard_runtime::wake::{Bell, Sleeper};
+use shard_runtime::wake::{Bell, SWEEP_NS, Sleeper};
 use shardkit::application::Component;
 use shardkit::{
     CallId, Config, Context, Endpoint, In, Message, Out, Rejected, Result, SendError, SessionMap, Shard, Wire,
@@ -25,6 +25,10 @@ use std::time::Duration;
 /// back-pressure for the shards, until they are taken.
 pub const MAIL_MAX: usize = 65_536;
 
+/// How long to wait before looking again whether a full box was read.
+const FULL_WAIT_NS: u64 = 1_000_000;
+/// So many rounds a spinning receiver makes before it offers the lock to others.
+const SPIN_ROUNDS: u32 = 256;
 /// How long a receiver polls before it leaves the waiting to the clerk.
 const POLL_NS: u64 = 50_000;
 
@@ -211,32 +215,33 @@ impl Embed {
         let poll_until_ns = end_ns.min(start_ns + POLL_NS);
         let mut state = self.lock();
         loop {
+            let taken = state.poll();
             if let Some(result) = state.take(session) {
                 state.rest();
                 return result;
-            }
-            if state.poll() > 0 {
-                continue;
             }
             let now_ns = clock::now_ns();
             if now_ns >= end_ns {
                 state.rest();
                 return Err(ReceiveError::Timeout);
             }
-            if now_ns < poll_until_ns {
+            if taken > 0 || now_ns < poll_until_ns {
                 // The shard may need this core, and other holders the lock.
+                state.rest();
                 drop(state);
                 std::thread::yield_now();
                 state = self.lock();
                 continue;
             }
-            if state.rest() {
-                let wait = Duration::from_nanos((end_ns - now_ns).min(shard_runtime::wake::SWEEP_NS));
-                state.waiters += 1;
-                let woken = self.filed.wait_timeout(state, wait);
-                state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-                state.waiters -= 1;
+            let mut wait_ns = (end_ns - now_ns).min(SWEEP_NS);
+            if !state.rest() {
+                // Something is there that can't be taken now: a box is full, and its holder needs the lock.
+                wait_ns = wait_ns.min(FULL_WAIT_NS);
             }
+            state.waiters += 1;
+            let woken = self.filed.wait_timeout(state, Duration::from_nanos(wait_ns));
+            state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            state.waiters -= 1;
         }
     }
 
@@ -247,21 +252,21 @@ impl Embed {
         session: SessionId,
         timeout: Duration,
     ) -> Result<Mail, ReceiveError> {
-        let end_ns = clock::now_ns() + timeout.as_nanos() as u64;
-        let mut state = self.lock();
-        let mut rounds = 0u32;
+        let end_ns = clock::now_ns().saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
         loop {
-            if let Some(result) = state.take(session) {
-                state.rest();
-                return result;
-            }
-            if state.poll() == 0 {
-                state.endpoint.wait(WaitStrategy::Spin, None);
-                rounds = rounds.wrapping_add(1);
-                if rounds.is_multiple_of(1024) && clock::now_ns() >= end_ns {
+            let mut state = self.lock();
+            for _ in 0..SPIN_ROUNDS {
+                state.poll();
+                if let Some(result) = state.take(session) {
                     state.rest();
-                    return Err(ReceiveError::Timeout);
+                    return result;
                 }
+                state.endpoint.wait(WaitStrategy::Spin, None);
+            }
+            // Others get their turn with the lock; the links stay polled, because this thread comes back at once.
+            if clock::now_ns() >= end_ns {
+                state.rest();
+                return Err(ReceiveError::Timeout);
             }
         }
     }
@@ -287,13 +292,17 @@ impl Embed {
             while state.poll() > 0 {}
             let filed = std::mem::take(&mut state.boxes.filed);
             let asleep = state.rest();
+            let full = state.boxes.full;
             if filed {
                 self.notify(state);
             } else {
                 drop(state);
             }
             if asleep {
-                self.sleeper.sleep(shard_runtime::wake::SWEEP_NS);
+                self.sleeper.sleep(SWEEP_NS);
+            } else if full {
+                // What is there can't be taken before a holder has read.
+                std::thread::sleep(Duration::from_nanos(FULL_WAIT_NS));
             }
         }
     }

@@ -7,8 +7,15 @@ use shard_runtime::stats::StatsReader;
 use shard_runtime::wake::{SWEEP_NS, Sleeper};
 use shardkit::application::Application;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// A shard's statistics page: mapped, and as a descriptor that can only be read.
+pub(crate) struct Page {
+    pub(crate) reader: Arc<StatsReader>,
+    pub(crate) descriptor: OwnedFd,
+}
 
 /// See the head of this file.
 pub(crate) struct Inner {
@@ -17,7 +24,7 @@ pub(crate) struct Inner {
     news: Condvar,
     sleeper: Sleeper,
     pub(crate) embed: Option<Arc<Embed>>,
-    pages: Mutex<HashMap<ShardId, Arc<StatsReader>>>,
+    pages: Mutex<HashMap<ShardId, Page>>,
     /// What the last shard of a component said that failed.
     faults: Mutex<HashMap<ComponentId, String>>,
     slow: crossbeam::channel::Sender<Slow>,
@@ -110,7 +117,7 @@ impl Inner {
         let _ = self.waker.wake();
     }
 
-    pub(crate) fn pages(&self) -> MutexGuard<'_, HashMap<ShardId, Arc<StatsReader>>> {
+    pub(crate) fn pages(&self) -> MutexGuard<'_, HashMap<ShardId, Page>> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,7 +10,7 @@ use crate::core::{Effect, End, Event, Exit, KillReason, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::host::Cores;
 use crate::hub::{Hub, Slow, at_shard};
-use crate::inner::Inner;
+use crate::inner::{Inner, Page};
 use crate::launcher::{FromLauncher, Launch, Launcher};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -380,8 +380,9 @@ impl Shell {
         let fds = vec![from_shard.into(), to_shard.into(), entry.bell.duplicate()?.into()];
         let (inbound, outbound) =
             open_wire(&mirrored, fds).map_err(|error| LaunchError::Spec(error.to_string()))?;
-        let page = StatsReader::map(entry.stats.read_only()?.as_fd())?;
-        self.inner.pages().insert(shard, Arc::new(page));
+        let descriptor = entry.stats.read_only()?;
+        let reader = Arc::new(StatsReader::map(descriptor.as_fd())?);
+        self.inner.pages().insert(shard, Page { reader, descriptor });
         let mut hub = self.inner.lock();
         hub.attach(shard, entry.link, inbound, outbound);
         self.inner.unlock(hub);

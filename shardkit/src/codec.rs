@@ -86,7 +86,11 @@ pub struct Raw;
 
 impl Codec<Bytes> for Raw {
     #[inline(always)]
-    fn encode<R>(value: &Bytes, _scratch: &mut Vec<u8>, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
+    fn encode<R>(
+        value: &Bytes,
+        _scratch: &mut Vec<u8>,
+        with: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, CodecError> {
         Ok(with(&value.0))
     }
 

@@ -63,7 +63,13 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(shard: ShardId, component: Component, stats: Option<Stats>, clock: Clock, seed: u64) -> Self {
+    pub(crate) fn new(
+        shard: ShardId,
+        component: Component,
+        stats: Option<Stats>,
+        clock: Clock,
+        seed: u64,
+    ) -> Self {
         let mut first = vec![0];
         let mut destinations = Vec::new();
         for output in &component.outputs {
@@ -141,6 +147,10 @@ impl Desk {
         bytes: &[u8],
     ) -> Result<(), SendError> {
         let at = usize::from(output.0);
+        let bytes_max = self.component.outputs[at].message_bytes_max as usize;
+        if bytes.len() > bytes_max {
+            return Err(SendError::TooLarge { bytes: bytes.len(), bytes_max });
+        }
         let (from, to) = (self.first[at], self.first[at + 1]);
         let mut result = Ok(());
         for destination in from..to {
@@ -207,6 +217,10 @@ impl Desk {
         fill: impl FnOnce(&mut Loan<'_>),
     ) -> Result<(), SendError> {
         let at = usize::from(output.0);
+        let bytes_max = self.component.outputs[at].message_bytes_max as usize;
+        if bytes > bytes_max {
+            return Err(SendError::TooLarge { bytes, bytes_max });
+        }
         assert_eq!(self.first[at + 1] - self.first[at], 1, "only a port with one destination can lend");
         let destination = self.first[at];
         let link = self.route(destination, session)?;
@@ -233,8 +247,7 @@ impl Desk {
     }
 
     pub(crate) fn end(&mut self, session: SessionId, reason: &str) {
-        let text = &reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)];
-        self.tell(Verb::End, session, text);
+        self.tell(Verb::End, session, cut(reason).as_bytes());
     }
 
     /// Tells a sender that its message was refused.
@@ -275,7 +288,8 @@ impl Desk {
         composition: u16,
         routes: impl Iterator<Item = (ComponentId, LinkId)> + Clone,
     ) {
-        let link_to = |component| routes.clone().find(|(c, _)| *c == component).map_or(NO_LINK, |(_, link)| link);
+        let link_to =
+            |component| routes.clone().find(|(c, _)| *c == component).map_or(NO_LINK, |(_, link)| link);
         let destinations = self.destinations.iter().map(|to| link_to(to.component)).collect();
         let partners = routes.clone().map(|(_, link)| link).collect();
         self.sessions.insert(session, Open { composition, partners, destinations });
@@ -300,4 +314,13 @@ impl Desk {
 }
 
 /// The longest reason that travels with an end or a refusal.
-pub(crate) const REASON_BYTES_MAX: usize = 1024;
+const REASON_BYTES_MAX: usize = 1024;
+
+/// A reason, short enough to travel, and still text.
+pub(crate) fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}

@@ -5,9 +5,9 @@
 
 use crate::application::Component;
 use crate::context::Context;
-use crate::desk::{Clock, Desk, REASON_BYTES_MAX};
+use crate::desk::{Clock, Desk, cut};
 use crate::error::Error;
-use crate::message::{CallId, Message, Tick};
+use crate::message::{CallId, Kind, Message, Tick};
 use crate::shard::Shard;
 use shard_runtime::control::COMPOSER_LINK;
 use shard_runtime::frame::{Flags, Header};
@@ -263,6 +263,11 @@ impl<S: Shard> Receiver for Dispatch<'_, S> {
         let Some(kind) = self.desk.kind(link, header) else {
             return self.desk.reject(link, header, Refused::Port);
         };
+        if let Kind::Input(port) = kind
+            && payload.len() > self.desk.component.inputs[usize::from(port.0)].message_bytes_max as usize
+        {
+            return self.desk.reject(link, header, Refused::TooLarge);
+        }
         let call = header.flags.has(Flags::CALL).then_some(CallId(header.call));
         let message = Message { session: header.session, kind, link, port: header.port, call, payload };
         if header.flags.has(Flags::STAMP) {
@@ -346,8 +351,7 @@ impl<S: Shard> Dispatch<'_, S> {
             Err(error) => {
                 self.desk.close(session);
                 let reason = error.to_string();
-                let text = &reason.as_bytes()[..reason.len().min(REASON_BYTES_MAX)];
-                self.desk.tell(Verb::OpenRefused, session, text);
+                self.desk.tell(Verb::OpenRefused, session, cut(&reason).as_bytes());
             }
         }
     }

@@ -54,13 +54,17 @@ pub enum SendError {
     #[error("the session is not open in this shard: it never was, or it is closed")]
     UnknownSession,
     /// The session's composition has no shard of the component that the port leads to.
-    #[error("the session's composition does not contain the component that this port leads to; name it in the composition's `entry`")]
+    #[error(
+        "the session's composition does not contain the component that this port leads to; name it in the composition's `entry`"
+    )]
     NotComposed,
     /// The link to the partner is gone: its shard died, or broke the rules.
     #[error("the link to the partner is gone; the session will be ended")]
     LinkGone,
     /// The message is larger than the receiving port allows.
-    #[error("a message of {bytes} bytes is larger than the {bytes_max} that the port allows; raise its `max` in the manifest")]
+    #[error(
+        "a message of {bytes} bytes is larger than the {bytes_max} that the port allows; raise its `max` in the manifest"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -123,7 +127,9 @@ pub enum PortError {
         known: String,
     },
     /// The manifest gives the port another type.
-    #[error("port `{port}` of component `{component}` carries `{declared}` by the manifest, but the program uses `{used}`; make them agree")]
+    #[error(
+        "port `{port}` of component `{component}` carries `{declared}` by the manifest, but the program uses `{used}`; make them agree"
+    )]
     Type {
         /// The component.
         component: String,

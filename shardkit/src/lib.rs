@@ -70,8 +70,8 @@ pub use shard_runtime::session::Refused;
 pub mod prelude {
     pub use crate::codec::{Bytes, Pod, Postcard};
     pub use crate::{
-        CallId, Config, Context, Error, In, Message, NoReply, Out, Rejected, Result, SendError, SessionId, SessionMap,
-        Shard, ShardId, Tick, Wire,
+        CallId, Config, Context, Error, In, Message, NoReply, Out, Rejected, Result, SendError, SessionId,
+        SessionMap, Shard, ShardId, Tick, Wire,
     };
     pub use serde::{Deserialize, Serialize};
 }

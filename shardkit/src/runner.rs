@@ -15,8 +15,8 @@ use crate::message::Tick;
 use crate::shard::Shard;
 use crossbeam::channel::{self, Receiver, Sender};
 use shard_runtime::control::{
-    COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, ToShard,
-    Welcome, Wire,
+    COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION,
+    ToShard, Welcome, Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
@@ -108,11 +108,14 @@ impl<S: Shard> Runner<S> {
     fn join_over(control: &Arc<ControlSocket>, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
         let (message, fds) = control.receive::<ToShard>()?;
         let ToShard::Welcome(welcome) = message else {
-            return Err(Error::new("the composer did not begin with a welcome; build both from the same release"));
+            return Err(Error::new(
+                "the composer did not begin with a welcome; build both from the same release",
+            ));
         };
         let component: Component = postcard::from_bytes(&welcome.spec)?;
-        let [bell, stats] = <[OwnedFd; 2]>::try_from(fds)
-            .map_err(|fds| Error::new(format!("a welcome came with {} descriptors instead of 2", fds.len())))?;
+        let [bell, stats] = <[OwnedFd; 2]>::try_from(fds).map_err(|fds| {
+            Error::new(format!("a welcome came with {} descriptors instead of 2", fds.len()))
+        })?;
         let bell = Bell::map(&Region::receive(bell, BELL_BYTES)?)?;
         let stats = Stats::map(&Region::receive(stats, STATS_BYTES)?)?;
         take_cores(&welcome, &stats);
@@ -216,9 +219,9 @@ fn inherited_socket() -> Result<ControlSocket> {
             "this program is a shard: it is started by a composer, for example by `shardctl up MANIFEST`",
         ));
     }
-    shard_runtime::process::take_control()
-        .map(ControlSocket::from_fd)
-        .ok_or_else(|| Error::new(format!("descriptor {CONTROL_FD} is no control socket, or was taken already")))
+    shard_runtime::process::take_control().map(ControlSocket::from_fd).ok_or_else(|| {
+        Error::new(format!("descriptor {CONTROL_FD} is no control socket, or was taken already"))
+    })
 }
 
 /// Puts the calling thread where the composer wants it.
@@ -249,7 +252,11 @@ fn strategy(welcome: &Welcome) -> WaitStrategy {
 }
 
 /// Starts the thread that reads the control socket.
-fn start_service(control: Arc<ControlSocket>, ringer: Ringer, welcome: &Welcome) -> Result<Receiver<Command>> {
+fn start_service(
+    control: Arc<ControlSocket>,
+    ringer: Ringer,
+    welcome: &Welcome,
+) -> Result<Receiver<Command>> {
     let (sender, commands) = channel::unbounded();
     let cores = cores(welcome);
     thread::Builder::new().name("service".into()).stack_size(SERVICE_STACK_BYTES).spawn(move || {

@@ -49,9 +49,9 @@ use wires::Wires;
 pub const SESSIONS_MAX: usize = 1 << 20;
 /// The largest number of requests that wait at a time.
 pub const WAITING_MAX: usize = 65_536;
-/// The largest number of links of one end, the embedder included. When a shard needs one more, a wire goes that no
+/// The largest number of links of one end, the embedder included; a shard has one more, to the composer. When a shard needs one more, a wire goes that no
 /// session uses; when all are in use, requests that need one more wait.
-pub const LINKS_MAX: usize = shard_runtime::wake::LINKS_MAX;
+pub const LINKS_MAX: usize = shard_runtime::wake::LINKS_MAX - 1;
 /// How often a request is put back into the queue after a wire failed.
 pub const WIRE_TRIES_MAX: u8 = 3;
 /// How many cells a shard may be in on top of those that were formed ahead of time.

@@ -1,0 +1,216 @@
+//! What `shardctl up` and the other verbs say to each other over a local socket, and the verbs that only ask.
+
+use crate::{Failure, Outcome};
+use clap::Args;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+use shard_runtime::control::ControlSocket;
+use shard_runtime::id::SessionId;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Question {
+    Ps,
+    Compose {
+        composition: Option<String>,
+    },
+    End {
+        session: SessionId,
+    },
+    /// The statistics page of a shard; it comes as a descriptor that can only be read.
+    Page {
+        shard: u32,
+    },
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Ps { application: String, shards: Vec<ShardRow>, sessions: Vec<SessionRow>, waiting: u64 },
+    Composed { session: SessionId, took_ns: u64, cold_shards: u16 },
+    Ended,
+    Page,
+    Failed(String),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ShardRow {
+    pub(crate) id: u32,
+    pub(crate) component: String,
+    pub(crate) state: String,
+    pub(crate) pid: u32,
+    pub(crate) sessions: u32,
+    pub(crate) capacity: u32,
+    pub(crate) since_s: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SessionRow {
+    pub(crate) id: String,
+    pub(crate) composition: String,
+    pub(crate) state: String,
+    pub(crate) shards: Vec<u32>,
+    pub(crate) since_s: f64,
+}
+
+/// Which running application is meant.
+#[derive(Args)]
+pub(crate) struct Target {
+    /// The application's name; needed where several run.
+    #[arg(long)]
+    app: Option<String>,
+    /// The socket of `shardctl up`, if it was given one.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+}
+
+/// The socket of an application's `shardctl up`.
+pub(crate) fn socket_path(application: &str) -> PathBuf {
+    folder().join(format!("shardctl-{application}.sock"))
+}
+
+fn folder() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) if Path::new(&folder).is_dir() => folder.into(),
+        _ => std::env::temp_dir().join(format!("shardctl-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+impl Target {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.socket {
+            return Ok(path.clone());
+        }
+        if let Some(app) = &self.app {
+            return Ok(socket_path(app));
+        }
+        let entries = std::fs::read_dir(folder()).into_iter().flatten().flatten();
+        let is_ours = |name: &str| name.starts_with("shardctl-") && name.ends_with(".sock");
+        let mut found: Vec<PathBuf> =
+            entries.filter(|e| is_ours(&e.file_name().to_string_lossy())).map(|e| e.path()).collect();
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Failure::run("no application runs here; start one with `shardctl up MANIFEST`")),
+            _ => Err(Failure::usage("several applications run here; name one with --app or --socket")),
+        }
+    }
+
+    pub(crate) fn ask(&self, question: &Question) -> Result<(Answer, Vec<OwnedFd>), Failure> {
+        let socket = connect(&self.path()?)?;
+        socket.send(question, &[]).map_err(Failure::run)?;
+        match socket.receive::<Answer>().map_err(Failure::run)? {
+            (Answer::Failed(why), _) => Err(Failure::run(why)),
+            answer => Ok(answer),
+        }
+    }
+}
+
+pub(crate) fn connect(path: &Path) -> Result<ControlSocket, Failure> {
+    let failed = |error: rustix::io::Errno| {
+        let cure = "is `shardctl up` running?";
+        Failure::run(format!("no application answers at {}: {error}; {cure}", path.display()))
+    };
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    rustix::net::connect(&socket, &address).map_err(failed)?;
+    Ok(ControlSocket::from_fd(socket))
+}
+
+#[derive(Args)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    target: Target,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Ask {
+    pub(crate) fn ps(self) -> Outcome {
+        let (answer, _) = self.target.ask(&Question::Ps)?;
+        let Answer::Ps { application, shards, sessions, waiting } = answer else {
+            return Err(Failure::run(
+                "the answer is none to this question; use the same release on both sides",
+            ));
+        };
+        if self.json {
+            let all = serde_json::json!({
+                "application": application, "shards": shards, "sessions": sessions, "waiting": waiting,
+            });
+            println!("{all}");
+            return Ok(());
+        }
+        println!(
+            "{:<6} {:<16} {:<10} {:>8} {:>9} {:>9}",
+            "SHARD", "COMPONENT", "STATE", "PID", "SESSIONS", "SINCE"
+        );
+        for s in &shards {
+            let load = format!("{}/{}", s.sessions, s.capacity);
+            println!(
+                "{:<6} {:<16} {:<10} {:>8} {load:>9} {:>8.1}s",
+                s.id, s.component, s.state, s.pid, s.since_s
+            );
+        }
+        println!("\n{:<12} {:<16} {:<10} {:>8}  SHARDS", "SESSION", "COMPOSITION", "STATE", "SINCE");
+        for s in &sessions {
+            let shards = s.shards.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+            println!("{:<12} {:<16} {:<10} {:>7.1}s  {shards}", s.id, s.composition, s.state, s.since_s);
+        }
+        println!("\n{waiting} requests wait");
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Compose {
+    /// Which composition; the first by default.
+    composition: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+impl Compose {
+    pub(crate) fn run(self) -> Outcome {
+        let (answer, _) = self.ask.target.ask(&Question::Compose { composition: self.composition })?;
+        let Answer::Composed { session, took_ns, cold_shards } = answer else {
+            return Err(Failure::run(
+                "the answer is none to this question; use the same release on both sides",
+            ));
+        };
+        let took_us = took_ns as f64 / 1e3;
+        if self.ask.json {
+            let id = session.to_string();
+            println!(
+                "{}",
+                serde_json::json!({"session": id, "took_us": took_us, "cold_shards": cold_shards})
+            );
+        } else {
+            println!("{session}");
+            eprintln!("composed in {took_us:.1} µs, {cold_shards} cold shards");
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct End {
+    /// The session, as `compose` and `ps` print it.
+    session: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl End {
+    pub(crate) fn run(self) -> Outcome {
+        let parts = self.session.split_once('.').and_then(|(i, g)| Some((i.parse().ok()?, g.parse().ok()?)));
+        let Some((index, generation)) = parts else {
+            return Err(Failure::usage(format!("`{}` is no session; one looks like 3.1", self.session)));
+        };
+        self.target.ask(&Question::End { session: SessionId::new(index, generation) })?;
+        Ok(())
+    }
+}

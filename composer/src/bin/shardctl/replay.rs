@@ -1,0 +1,278 @@
+//! `shardctl replay`: real arrivals. Composes and ends sessions as a trace says, faster by a factor.
+
+use crate::bench::{record, times};
+use crate::{Failure, ManifestArg, Outcome};
+use clap::Args;
+use shard_composer::{Composer, Session};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// The most arrivals of a trace.
+const ARRIVALS_MAX: usize = 10_000_000;
+
+#[derive(Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    manifest: ManifestArg,
+    /// A CSV file with a header: columns `start` (or `start_timestamp`) or `end` (or `end_timestamp`), and
+    /// `duration`, in seconds. Other columns are ignored.
+    #[arg(long)]
+    trace: PathBuf,
+    /// How much faster than the trace.
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Which composition; the first by default.
+    #[arg(long)]
+    composition: Option<String>,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A session of the trace, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Arrival {
+    start_s: f64,
+    duration_s: f64,
+}
+
+/// Why a trace can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TraceError {
+    #[error("{file}: {source}")]
+    Csv { file: String, source: csv::Error },
+    #[error(
+        "{file}:1: the header has no column `duration` and one of `start`, `start_timestamp`, `end`, `end_timestamp`; it has {found}"
+    )]
+    Columns { file: String, found: String },
+    #[error("{file}:{line}: {column} is `{value}`; it must be a number of seconds{extra}")]
+    Number { file: String, line: u64, column: &'static str, value: String, extra: &'static str },
+    #[error("{file} has no arrivals")]
+    Empty { file: String },
+    #[error("{file} has more than {ARRIVALS_MAX} arrivals")]
+    TooMany { file: String },
+}
+
+/// Reads a trace, sorted by start; the first arrival is at 0.
+pub(crate) fn read_trace(path: &Path) -> Result<Vec<Arrival>, TraceError> {
+    let file = path.display().to_string();
+    let wrong = |source| TraceError::Csv { file: file.clone(), source };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(wrong)?;
+    let header = reader.headers().map_err(wrong)?.clone();
+    let column = |names: &[&str]| header.iter().position(|h| names.iter().any(|n| h.eq_ignore_ascii_case(n)));
+    let start = column(&["start", "start_timestamp"]);
+    let end = column(&["end", "end_timestamp"]);
+    let (Some(duration), true) = (column(&["duration"]), start.or(end).is_some()) else {
+        let found = header.iter().collect::<Vec<_>>().join(", ");
+        return Err(TraceError::Columns { file, found });
+    };
+    let mut arrivals = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(wrong)?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let number = |at: usize, column, extra, least: f64| {
+            let value = record.get(at).unwrap_or("");
+            let parsed: Option<f64> = value.parse().ok().filter(|v: &f64| v.is_finite() && *v >= least);
+            parsed.ok_or_else(|| TraceError::Number {
+                file: file.clone(),
+                line,
+                column,
+                value: value.into(),
+                extra,
+            })
+        };
+        let duration_s = number(duration, "duration", ", not negative", 0.0)?;
+        let start_s = match (start, end) {
+            (Some(at), _) => number(at, "start", "", f64::MIN)?,
+            (None, Some(at)) => number(at, "end", "", f64::MIN)? - duration_s,
+            (None, None) => unreachable!("one of the two is there, as was just checked"),
+        };
+        arrivals.push(Arrival { start_s, duration_s });
+        if arrivals.len() > ARRIVALS_MAX {
+            return Err(TraceError::TooMany { file });
+        }
+    }
+    arrivals.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
+    let first_s = arrivals.first().ok_or(TraceError::Empty { file })?.start_s;
+    arrivals.iter_mut().for_each(|arrival| arrival.start_s -= first_s);
+    Ok(arrivals)
+}
+
+/// What a worker says of its session.
+enum Served {
+    Done { composed: Duration, cold: bool },
+    Refused(String),
+    Failed(String),
+}
+
+impl Replay {
+    pub(crate) fn run(self) -> Outcome {
+        if !(self.speed.is_finite() && self.speed > 0.0) {
+            return Err(Failure::usage(format!("--speed is {}; it must be a positive number", self.speed)));
+        }
+        let arrivals = read_trace(&self.trace).map_err(Failure::usage)?;
+        let manifest = self.manifest.read()?;
+        let first = manifest.application().compositions[0].name.clone();
+        let composition = self.composition.clone().unwrap_or(first);
+        let composer = Composer::builder(manifest).quiet(true).start().map_err(Failure::usage)?;
+        composer.wait_warm(Duration::from_secs(30)).map_err(Failure::run)?;
+        let outcomes = play(&composer, &composition, &arrivals, self.speed);
+        self.report(&outcomes)
+    }
+
+    fn report(&self, outcomes: &[Served]) -> Outcome {
+        let mut compose = times();
+        let (mut warm, mut cold, mut refused, mut failed) = (0, 0, 0, 0);
+        for outcome in outcomes {
+            match outcome {
+                Served::Done { composed, cold: was_cold } => {
+                    record(&mut compose, *composed);
+                    if *was_cold { cold += 1 } else { warm += 1 }
+                }
+                Served::Refused(why) => {
+                    refused += 1;
+                    eprintln!("refused: {why}");
+                }
+                Served::Failed(why) => {
+                    failed += 1;
+                    eprintln!("failed: {why}");
+                }
+            }
+        }
+        let us = |quantile| compose.value_at_quantile(quantile) as f64 / 1e3;
+        let (p50, p99, max) = (us(0.5), us(0.99), us(1.0));
+        let sessions = warm + cold;
+        println!("{sessions} sessions served, {failed} failed, {refused} refused; {warm} warm, {cold} cold");
+        println!("compose  p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs");
+        if self.json {
+            let line = serde_json::json!({
+                "sessions": sessions, "failed": failed, "refused": refused, "compose_p50_us": p50,
+                "compose_p99_us": p99, "compose_max_us": max, "warm": warm, "cold": cold,
+            });
+            println!("{line}");
+        }
+        if failed + refused > 0 { Err(Failure::run("not every session was served")) } else { Ok(()) }
+    }
+}
+
+/// Plays the trace. Each arrival is asked for on a thread of its own, so none waits for another; sessions are ended
+/// by this thread, in the order of their ends.
+fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64) -> Vec<Served> {
+    let begin = Instant::now();
+    let at = |seconds: f64| begin + Duration::from_secs_f64(seconds / speed);
+    let mut outcomes = Vec::with_capacity(arrivals.len());
+    let mut open: BinaryHeap<Reverse<Ending>> = BinaryHeap::new();
+    let (composed, answers) = mpsc::channel();
+    let mut pending = 0;
+    std::thread::scope(|scope| {
+        let mut next = arrivals.iter().enumerate().peekable();
+        loop {
+            let now = Instant::now();
+            while let Some((number, arrival)) = next.next_if(|(_, arrival)| at(arrival.start_s) <= now) {
+                let (composed, ends) = (composed.clone(), at(arrival.start_s + arrival.duration_s));
+                pending += 1;
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    let answer = composer.compose(composition);
+                    // The receiver lives until all have answered.
+                    let _ = composed.send((number, ends, start.elapsed(), answer));
+                });
+            }
+            while open.peek().is_some_and(|Reverse(ending)| ending.at <= now) {
+                let Reverse(ending) = open.pop().expect("it was just looked at");
+                outcomes.push(end(ending));
+            }
+            if next.peek().is_none() && open.is_empty() && pending == 0 {
+                break;
+            }
+            let arrives = next.peek().map(|(_, arrival)| at(arrival.start_s));
+            let ends = open.peek().map(|Reverse(ending)| ending.at);
+            let wake = arrives.into_iter().chain(ends).min().unwrap_or(now + Duration::from_secs(60));
+            if let Ok((number, ends, took, answer)) =
+                answers.recv_timeout(wake.saturating_duration_since(now))
+            {
+                pending -= 1;
+                match answer {
+                    Ok(session) => open.push(Reverse(Ending { at: ends, number, took, session })),
+                    Err(error) => outcomes.push(Served::Refused(error.to_string())),
+                }
+            }
+        }
+    });
+    outcomes
+}
+
+fn end(ending: Ending) -> Served {
+    if let Some(why) = ending.session.ending() {
+        return Served::Failed(why.to_string());
+    }
+    let cold = ending.session.cold_shards() > 0;
+    drop(ending.session);
+    Served::Done { composed: ending.took, cold }
+}
+
+/// An open session and when it is to end.
+struct Ending {
+    at: Instant,
+    number: usize,
+    took: Duration,
+    session: Session,
+}
+
+impl PartialEq for Ending {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ending {}
+
+impl PartialOrd for Ending {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ending {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(text: &str) -> Result<Vec<Arrival>, TraceError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trace.csv");
+        std::fs::write(&path, text).unwrap();
+        read_trace(&path)
+    }
+
+    #[test]
+    fn arrivals_are_sorted_and_begin_at_zero() {
+        let read = trace("app,End_Timestamp,duration\nx,10,1\ny,5.5,6\n").unwrap();
+        assert_eq!(
+            read,
+            [Arrival { start_s: 0.0, duration_s: 6.0 }, Arrival { start_s: 9.5, duration_s: 1.0 }]
+        );
+    }
+
+    #[test]
+    fn a_wrong_trace_is_named_with_its_line() {
+        for (text, says) in [
+            ("start,duration\n1,-2\n", ":2: duration is `-2`"),
+            ("start,duration\n1,2\nx,2\n", ":3: start is `x`"),
+            ("start,duration\n1,NaN\n", ":2: duration is `NaN`"),
+            ("a,b\n1,2\n", "it has a, b"),
+            ("start,duration\n", "has no arrivals"),
+        ] {
+            let error = trace(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

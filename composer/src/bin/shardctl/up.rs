@@ -1,0 +1,222 @@
+//! `shardctl up`: runs an application in the foreground and answers the other verbs over a local socket.
+
+use crate::local::{Answer, Question, SessionRow, ShardRow, connect, socket_path};
+use crate::{Failure, ManifestArg, Outcome, log};
+use clap::Args;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use shard_composer::{Composer, Session};
+use shard_runtime::control::ControlSocket;
+use shard_runtime::id::{SessionId, ShardId};
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    manifest: ManifestArg,
+    /// Where the other verbs find this application.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    /// Log as JSON, one object a line.
+    #[arg(long)]
+    json_logs: bool,
+    /// What to log, as in `info` or `shard_composer=debug`.
+    #[arg(long, default_value = "info")]
+    log: String,
+    /// Throw away what the shards print.
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Up {
+    pub(crate) fn run(self) -> Outcome {
+        let manifest = self.manifest.read()?;
+        log(&self.log, self.json_logs)?;
+        let name = manifest.application().name.clone();
+        let path = self.socket.unwrap_or_else(|| socket_path(&name));
+        let listener = Listener::bind(&path)?;
+        let mut signals =
+            signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
+                .map_err(Failure::run)?;
+        let composer = Composer::builder(manifest).quiet(self.quiet).start().map_err(Failure::usage)?;
+        tracing::info!(application = name, socket = %path.display(), "up");
+
+        let server = Arc::new(Server { composer: composer.clone(), sessions: Mutex::default() });
+        let serving = Arc::clone(&server);
+        let socket = listener.socket.try_clone().map_err(Failure::run)?;
+        // It ends with the process: it only ever waits for the next question.
+        std::thread::Builder::new()
+            .name("server".into())
+            .spawn(move || serving.serve(&socket))
+            .map_err(Failure::run)?;
+        let watched = composer.clone();
+        let handle = signals.handle();
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                while !watched.is_finished() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                handle.close();
+            })
+            .map_err(Failure::run)?;
+
+        let signal = signals.forever().next();
+        let by_signal = signal.is_some();
+        tracing::info!(signal, "shutting down");
+        server.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        composer.shut_down();
+        drop(listener);
+        if by_signal { Ok(()) } else { Err(Failure::run("the composer ended by itself; the log says why")) }
+    }
+}
+
+/// The socket, and its file while this lives.
+struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Takes the place of a socket that nobody answers at any more; never of a live one.
+    fn bind(path: &Path) -> Result<Self, Failure> {
+        let failed =
+            |error: std::io::Error| Failure::run(format!("no socket at {}: {error}", path.display()));
+        if let Some(folder) = path.parent()
+            && !folder.exists()
+        {
+            fs::DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
+        }
+        if path.exists() {
+            if connect(path).is_ok() {
+                return Err(Failure::run(format!(
+                    "another `shardctl up` answers at {}; end it, or choose another --socket",
+                    path.display()
+                )));
+            }
+            fs::remove_file(path).map_err(failed)?;
+        }
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| failed(e.into()))?;
+        let address = SocketAddrUnix::new(path).map_err(|e| failed(e.into()))?;
+        rustix::net::bind(&socket, &address).map_err(|e| failed(e.into()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        rustix::net::listen(&socket, 16).map_err(|e| failed(e.into()))?;
+        Ok(Self { socket, path: path.into() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // If it is gone already, so much the better.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+struct Server {
+    composer: Composer,
+    /// Sessions that were composed for someone outside.
+    sessions: Mutex<HashMap<SessionId, Session>>,
+}
+
+impl Server {
+    fn serve(self: &Arc<Self>, listener: &OwnedFd) {
+        while let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            if !may_ask(&socket) {
+                tracing::warn!("a caller of another user was turned away");
+                continue;
+            }
+            let server = Arc::clone(self);
+            // A slow asker keeps nobody waiting. Without a thread it is turned away.
+            let _ = std::thread::Builder::new()
+                .name("asker".into())
+                .spawn(move || server.answer(&ControlSocket::from_fd(socket)));
+        }
+    }
+
+    fn answer(&self, socket: &ControlSocket) {
+        while let Ok((question, _)) = socket.receive::<Question>() {
+            let (answer, page) = self.find(question);
+            let fds: Vec<BorrowedFd<'_>> = page.iter().map(AsFd::as_fd).collect();
+            if socket.send(&answer, &fds).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn find(&self, question: Question) -> (Answer, Option<OwnedFd>) {
+        let answer = match question {
+            Question::Ps => self.ps(),
+            Question::Compose { composition } => self.compose(composition),
+            Question::End { session } => {
+                let held = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+                match held {
+                    Some(_) => Answer::Ended,
+                    None => Answer::Failed(format!(
+                        "session {session} was not composed with `shardctl compose`, or is over"
+                    )),
+                }
+            }
+            Question::Page { shard } => {
+                return match self.composer.stats_descriptor(ShardId(shard)) {
+                    Some(page) => (Answer::Page, Some(page)),
+                    None => {
+                        (Answer::Failed(format!("shard {shard} has no statistics page: it is gone")), None)
+                    }
+                };
+            }
+        };
+        (answer, None)
+    }
+
+    fn ps(&self) -> Answer {
+        let shards = self.composer.shards().into_iter().map(|s| ShardRow {
+            id: s.id.0,
+            component: s.component,
+            state: format!("{:?}", s.state).to_lowercase(),
+            pid: s.pid,
+            sessions: s.sessions,
+            capacity: s.capacity,
+            since_s: s.since.as_secs_f64(),
+        });
+        let sessions = self.composer.sessions().into_iter().map(|s| SessionRow {
+            id: s.id.to_string(),
+            composition: s.composition,
+            state: format!("{:?}", s.state).to_lowercase(),
+            shards: s.shards.iter().map(|id| id.0).collect(),
+            since_s: s.since.as_secs_f64(),
+        });
+        Answer::Ps {
+            application: self.composer.application().name.clone(),
+            shards: shards.collect(),
+            sessions: sessions.collect(),
+            waiting: self.composer.waiting() as u64,
+        }
+    }
+
+    fn compose(&self, composition: Option<String>) -> Answer {
+        let first = || self.composer.application().compositions[0].name.clone();
+        let start = Instant::now();
+        match self.composer.compose(&composition.unwrap_or_else(first)) {
+            Ok(session) => {
+                let took_ns = start.elapsed().as_nanos() as u64;
+                let (id, cold_shards) = (session.id(), session.cold_shards());
+                self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session);
+                Answer::Composed { session: id, took_ns, cold_shards }
+            }
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Only the same user, and root.
+fn may_ask(socket: &OwnedFd) -> bool {
+    let own = rustix::process::getuid();
+    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
+}
