@@ -1,1 +1,77 @@
-//! Work in progress.
+//! Integration tests with real processes: what they share.
+
+use shard_composer::{Composer, ShardInfo};
+use shardkit::manifest::Manifest;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that takes milliseconds: long enough for a crowded machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A manifest's text: an application of these components, each the program `misfit` with one argument, its name
+/// being the argument too, and a composition of each alone. `extra` is added to each component's table.
+pub fn manifest_text(misfit: &Path, ways: &[&str], extra: &str) -> String {
+    let mut text = "[application]\nname = \"faults\"\n".to_owned();
+    for way in ways {
+        text += &format!(
+            "[component.{way}]\nprogram = \"{}\"\nargs = [\"{way}\"]\nstart_timeout_ms = 1000\n{extra}\n\
+             [component.{way}.in]\n{way}-ask = {{ type = \"bytes\", reply = \"bytes\", max = \"64KiB\" }}\n\
+             [composition.{way}]\nentry = [\"{way}\"]\n",
+            misfit.display()
+        );
+    }
+    text += "[embedder.out]\n";
+    for way in ways {
+        text += &format!("{way} = {{ to = \"{way}.{way}-ask\", ring = \"16KiB\" }}\n");
+    }
+    text
+}
+
+/// Starts a composer for a manifest's text, with `misfit` as its launch helper.
+///
+/// # Panics
+/// If it does not start.
+pub fn start(misfit: &Path, text: &str) -> Composer {
+    let manifest = Manifest::parse(text, "faults.toml").unwrap_or_else(|error| panic!("{error}"));
+    Composer::builder(manifest).launcher(misfit).quiet(true).start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until `done` holds.
+///
+/// # Panics
+/// After [`PATIENCE`], naming `what`.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "after {PATIENCE:?} still not: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    start.elapsed()
+}
+
+/// Whether a process is there and not a zombie.
+pub fn alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
+}
+
+/// The shard of a component, once it is ready.
+pub fn ready_shard(composer: &Composer, component: &str) -> ShardInfo {
+    let find = || {
+        composer
+            .shards()
+            .into_iter()
+            .find(|s| s.component == component && s.state == shard_composer::core::ShardState::Ready && s.pid != 0)
+    };
+    let mut found = None;
+    wait_until("a shard is ready", || {
+        found = find();
+        found.is_some()
+    });
+    found.expect("it was just found")
+}
+
+/// How many descriptors this process has.
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}

@@ -534,7 +534,7 @@ impl Rig {
         let mut happened = 0;
         for at in self.shuffled() {
             happened += self.nodes[at].poll();
-            while let Some((link, error)) = self.nodes[at].endpoint.take_broken() {
+            if let Some((link, error)) = self.nodes[at].endpoint.take_broken() {
                 panic!("link {link} of {} broke: {error}", self.nodes[at].endpoint.component().name);
             }
             let node = &mut self.nodes[at];

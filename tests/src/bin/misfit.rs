@@ -1,0 +1,111 @@
+//! A shard that misbehaves as its first argument says, so that tests can see what happens. Also the launch helper of
+//! the tests' composers, and a program that embeds one.
+
+use shard_runtime::control::{
+    COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, ToShard, Wire as WireMessage,
+};
+use shard_runtime::region::Region;
+use shard_runtime::ring::Ring;
+use shardkit::prelude::*;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Echoes, or fails in one of several ways.
+struct Misfit {
+    way: String,
+}
+
+impl Shard for Misfit {
+    fn on_open(&mut self, _: SessionId, _: &mut Context<'_>) -> Result<()> {
+        if self.way == "refuse" { Err(Error::new("not today")) } else { Ok(()) }
+    }
+
+    fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> Result<()> {
+        match self.way.as_str() {
+            "fail" => Err(Error::new("the handler failed")),
+            "panic" => panic!("as asked"),
+            "slow" => {
+                std::thread::sleep(Duration::from_micros(5));
+                Ok(ctx.reply(&message, message.payload())?)
+            }
+            _ => Ok(ctx.reply(&message, message.payload())?),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    shard_composer::take_over();
+    let way = std::env::args().nth(1).unwrap_or_default();
+    match way.as_str() {
+        "exit" => std::process::exit(3),
+        "hang" => forever(),
+        "mute" => {
+            let control = control();
+            control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+            forever()
+        }
+        "version" => {
+            control().send(&FromShard::Hello { version: PROTOCOL_VERSION + 1, pid: 1 }, &[])?;
+            forever()
+        }
+        "garbage" => {
+            let control = control();
+            rustix::net::send(&control, &[0xff; 64], rustix::net::SendFlags::empty())?;
+            forever()
+        }
+        "scribble" => scribble(),
+        "embed" => embed(),
+        _ => shardkit::run(|_config| Ok(Misfit { way })),
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn control() -> ControlSocket {
+    ControlSocket::from_fd(shard_runtime::process::take_control().expect("a control socket"))
+}
+
+/// Joins by hand, and as soon as it has a link writes nonsense over the whole ring, header page included.
+fn scribble() -> Result<()> {
+    let control = control();
+    control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+    loop {
+        let (message, fds) = control.receive::<ToShard>()?;
+        match message {
+            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => control.send(&FromShard::Ready, &[])?,
+            ToShard::Wire(wire) => {
+                control.send(&FromShard::Wired { link: wire.link }, &[])?;
+                write_nonsense(&wire, fds)?;
+            }
+            ToShard::Stop => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+fn write_nonsense(wire: &WireMessage, mut fds: Vec<OwnedFd>) -> Result<()> {
+    let bell = Region::receive(fds.remove(2), shard_runtime::wake::BELL_BYTES)?;
+    let capacity = wire.out_ring_bytes as usize;
+    let region = Region::receive(fds.remove(1), Ring::region_bytes(capacity))?;
+    let memory = region.map(true)?;
+    for offset in (0..memory.len()).step_by(8) {
+        memory.word(offset).store(0x5bad_5bad_5bad_5bad, Ordering::Release);
+    }
+    shard_runtime::wake::Ringer::map(&bell)?.ring(wire.peer_link);
+    Ok(())
+}
+
+/// Embeds a composer, says which processes there are, and does nothing more.
+fn embed() -> Result<()> {
+    let me = std::env::current_exe()?;
+    let composer = shard_tests::start(&me, &shard_tests::manifest_text(&me, &["echo", "hang"], ""));
+    shard_tests::ready_shard(&composer, "echo");
+    let pids: Vec<String> = composer.shards().iter().map(|shard| shard.pid.to_string()).collect();
+    println!("{}", pids.join(" "));
+    forever()
+}
