@@ -10,6 +10,8 @@ pub mod frame;
 pub mod id;
 pub mod inbox;
 pub mod memory;
+#[cfg(all(loom, test))]
+mod models;
 pub mod outbox;
 #[cfg(not(loom))]
 pub mod process;

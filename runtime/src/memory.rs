@@ -14,8 +14,8 @@ pub use real::Memory;
 
 /// The bytes between two words that different cores write: two cache lines, because processors fetch them in pairs.
 pub const LINE_PAIR_BYTES: usize = 128;
-/// The size of a page.
-pub const PAGE_BYTES: usize = 4096;
+/// The size of a page; small in a model, where every word is watched.
+pub const PAGE_BYTES: usize = if cfg!(loom) { 512 } else { 4096 };
 
 #[cfg(not(loom))]
 mod real {
@@ -60,7 +60,11 @@ mod real {
         /// If the part is not inside, or does not start at a page.
         pub fn part(&self, offset: usize, len: usize) -> Self {
             let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
-            assert!(inside && offset.is_multiple_of(super::PAGE_BYTES), "no part at {offset} of {}", self.len);
+            assert!(
+                inside && offset.is_multiple_of(super::PAGE_BYTES),
+                "no part at {offset} of {}",
+                self.len
+            );
             // SAFETY: `offset` is inside the mapping, as just checked.
             let base = unsafe { self.base.add(offset) };
             Self { base, len, _owner: Arc::clone(&self._owner) }

@@ -125,10 +125,12 @@ impl BellPage {
 
     /// Sets a bit of the summary and wakes the sleeper.
     fn signal(&self, bit: u64) {
-        // SeqCst, before the load of `parked`: pairs with `Bell::park`, which stores `parked` and then loads this.
-        self.summary().fetch_or(bit, Ordering::SeqCst);
+        // Release: the bits of the links come before it; pairs with the acquire in `answer`.
+        self.summary().fetch_or(bit, Ordering::Release);
+        // Between the summary and `parked`: pairs with the fence in `prepare_to_park`, which has the other order.
+        fence(Ordering::SeqCst);
         let parked = self.memory.word(PARKED_AT);
-        if parked.load(Ordering::SeqCst) != 0 && parked.swap(0, Ordering::SeqCst) != 0 {
+        if parked.load(Ordering::Relaxed) != 0 && parked.swap(0, Ordering::AcqRel) != 0 {
             self.wake();
         }
     }
@@ -306,9 +308,10 @@ impl Bell {
     /// Says that the owner is about to sleep. False if someone rang: then it must not.
     pub(crate) fn prepare_to_park(&self) -> bool {
         let parked = self.page.memory.word(PARKED_AT);
-        // SeqCst, before the load of the summary: pairs with `signal`, which writes the summary, then loads this.
-        parked.store(1, Ordering::SeqCst);
-        if self.page.summary().load(Ordering::SeqCst) != 0 {
+        parked.store(1, Ordering::Relaxed);
+        // Between `parked` and the summary: pairs with the fence in `signal`, which has the other order.
+        fence(Ordering::SeqCst);
+        if self.page.summary().load(Ordering::Relaxed) != 0 {
             parked.store(0, Ordering::Relaxed);
             return false;
         }
@@ -318,6 +321,6 @@ impl Bell {
     /// Whether a sleeper that said it would is still taken for asleep: what the futex compares.
     #[cfg(loom)]
     pub(crate) fn still_parked(&self) -> bool {
-        self.page.memory.word(PARKED_AT).load(Ordering::SeqCst) == 1
+        self.page.memory.word(PARKED_AT).load(Ordering::Acquire) == 1
     }
 }

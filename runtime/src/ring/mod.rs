@@ -35,7 +35,7 @@ use crate::region::{Region, RegionError};
 use crate::sync::Ordering;
 
 /// The smallest ring, in bytes of data.
-pub const CAPACITY_MIN: usize = if cfg!(loom) { 64 } else { 4096 };
+pub const CAPACITY_MIN: usize = if cfg!(loom) { 256 } else { 4096 };
 /// The largest ring, in bytes of data.
 pub const CAPACITY_MAX: usize = 64 << 20;
 
