@@ -481,6 +481,12 @@ impl Inbox {
         asleep
     }
 
+    /// Makes all links as they are after many messages, for models of the protocol.
+    #[cfg(loom)]
+    pub(crate) fn relax_all(&mut self) {
+        self.links.iter_mut().flatten().for_each(|link| Self::relax(link));
+    }
+
     /// The bell, for models of the protocol.
     #[cfg(loom)]
     pub(crate) fn bell(&self) -> &Bell {

@@ -110,10 +110,10 @@ impl Receiver for Count {
     }
 }
 
-/// The consumer goes to sleep while the producer sends: it gets the message, or is woken for it.
-#[test]
-fn no_wake_up_is_lost_between_looking_and_sleeping() {
-    loom::model(|| {
+/// The consumer goes to sleep while the producer sends: it gets the message, or is woken for it. The link is as it
+/// is at first (careful), or as it is after many messages (relaxed: the producer makes no fence of its own).
+fn sleep_while_a_message_is_sent(relaxed: bool) {
+    loom::model(move || {
         let (_, memory) = ring();
         let bell = Memory::zeroed(BELL_BYTES);
         let ringer = Ringer::new(bell.clone());
@@ -121,6 +121,9 @@ fn no_wake_up_is_lost_between_looking_and_sleeping() {
         let mut outbound = Outbound::new(writer, ringer.clone(), LinkId(0), 64);
         let mut inbox = Inbox::new(Bell::new(bell));
         inbox.attach(LinkId(0), Inbound::new(RingReader::new(Ring::new(memory, CAPACITY)), ringer, 64));
+        if relaxed {
+            inbox.relax_all();
+        }
         let producer = thread::spawn(move || {
             outbound.send(HEADER, &[7; 8]).expect("there is room");
             outbound.flush().expect("a sound ring");
@@ -138,6 +141,16 @@ fn no_wake_up_is_lost_between_looking_and_sleeping() {
         }
         producer.join().expect("the producer ends");
     });
+}
+
+#[test]
+fn no_wake_up_is_lost_between_looking_and_sleeping() {
+    sleep_while_a_message_is_sent(false);
+}
+
+#[test]
+fn no_wake_up_is_lost_on_a_link_without_fences() {
+    sleep_while_a_message_is_sent(true);
 }
 
 /// Two producers ring at once: both links are heard.
