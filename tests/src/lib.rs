@@ -52,16 +52,18 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
 /// Whether a process is there and not a zombie.
 pub fn alive(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    status.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
+    status
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
 }
 
 /// The shard of a component, once it is ready.
 pub fn ready_shard(composer: &Composer, component: &str) -> ShardInfo {
     let find = || {
-        composer
-            .shards()
-            .into_iter()
-            .find(|s| s.component == component && s.state == shard_composer::core::ShardState::Ready && s.pid != 0)
+        composer.shards().into_iter().find(|s| {
+            s.component == component && s.state == shard_composer::core::ShardState::Ready && s.pid != 0
+        })
     };
     let mut found = None;
     wait_until("a shard is ready", || {

@@ -54,7 +54,8 @@ fn needs_that_the_host_cannot_meet_are_refused_before_anything_starts() {
     let _alone = alone();
     let text = manifest_text(misfit(), &["echo"], "cores = 900");
     let manifest = Manifest::parse(&text, "faults.toml").unwrap();
-    let error = Composer::builder(manifest).launcher(misfit()).start().err().expect("it can't start").to_string();
+    let error =
+        Composer::builder(manifest).launcher(misfit()).start().err().expect("it can't start").to_string();
     assert!(error.contains("faults.toml:") && error.contains("900"), "{error}");
 }
 
@@ -72,7 +73,8 @@ fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
         ready_shard(&composer, "echo");
         let cold = composer.wait_warm(Duration::from_millis(20)).expect_err("it can't be warm");
         assert_eq!(cold.component, way);
-        let error = composer.compose_within(way, Duration::from_millis(1500)).err().expect("no session").to_string();
+        let error =
+            composer.compose_within(way, Duration::from_millis(1500)).err().expect("no session").to_string();
         assert!(error.contains(way) && error.contains(says), "{way}: {error}");
         echoes(&composer, "echo");
     }
@@ -155,7 +157,8 @@ fn a_killed_composer_leaves_no_process_behind() {
         Command::new(misfit()).arg("embed").stdout(Stdio::piped()).spawn().expect("the embedder starts");
     let mut line = String::new();
     BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).unwrap();
-    let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).filter(|pid| *pid != 0).collect();
+    let pids: Vec<u32> =
+        line.split_whitespace().map(|pid| pid.parse().unwrap()).filter(|pid| *pid != 0).collect();
     assert_eq!(pids.len(), 2, "{line}");
     embedder.kill().unwrap();
     embedder.wait().unwrap();
@@ -276,7 +279,11 @@ fn an_idle_shard_is_small_and_has_no_descriptor_to_spare() {
     for line in smaps.lines() {
         if line.contains("memfd:shard-") {
             shared = true;
-        } else if line.split_whitespace().next().is_some_and(|word| word.contains('-') && !word.ends_with(':')) {
+        } else if line
+            .split_whitespace()
+            .next()
+            .is_some_and(|word| word.contains('-') && !word.ends_with(':'))
+        {
             shared = false;
         }
         if let Some(kib) = line.strip_prefix("Rss:").filter(|_| !shared) {

@@ -19,8 +19,8 @@ mod ring;
 mod rtrb;
 mod scan;
 mod seqpacket;
-mod shared_memory;
 mod shardkit;
+mod shared_memory;
 
 use crate::case::{Case, Test};
 use crate::peer::Peer;

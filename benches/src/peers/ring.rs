@@ -48,7 +48,11 @@ impl Peer for RingPeer {
     }
 
     fn about(&self) -> &'static str {
-        if self.loaned { "our ring, loaned, 8 B touched" } else { "our ring; fan-in and wake-up through inbox and outbox" }
+        if self.loaned {
+            "our ring, loaned, 8 B touched"
+        } else {
+            "our ring; fan-in and wake-up through inbox and outbox"
+        }
     }
 
     fn takes(&self, case: &Case) -> bool {
@@ -133,7 +137,8 @@ impl Layout {
         let mut inbox = Inbox::new(Bell::new(Self::bell(memory, near)));
         let mut outbox = Outbox::new();
         let ringer = Ringer::new(Self::bell(memory, !near));
-        let (outgoing, incoming) = if near { (0..links, links..links + 1) } else { (links..links + 1, 0..links) };
+        let (outgoing, incoming) =
+            if near { (0..links, links..links + 1) } else { (links..links + 1, 0..links) };
         for (at, ring) in outgoing.enumerate() {
             let writer = RingWriter::new(self.ring(memory, ring));
             let id = LinkId(at as u16);
@@ -265,7 +270,8 @@ impl Receiver for Sink<'_> {
     fn message(&mut self, _link: LinkId, _header: &Header, payload: &[u8]) {
         *self.received += 1;
         let stamps = (payload.first_chunk(), payload.last_chunk());
-        let (first, last) = (stamps.0.map(|s| u64::from_le_bytes(*s)), stamps.1.map(|s| u64::from_le_bytes(*s)));
+        let (first, last) =
+            (stamps.0.map(|s| u64::from_le_bytes(*s)), stamps.1.map(|s| u64::from_le_bytes(*s)));
         if first != Some(*self.received) || last != Some(*self.received) {
             let found = if first == Some(*self.received) { last } else { first };
             self.damage = Some(Error::Damaged { expected: *self.received, found: found.unwrap_or(0) });

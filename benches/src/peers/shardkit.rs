@@ -68,7 +68,12 @@ impl<const N: usize> Wire for Blob<N> {
 /// A component that sends blobs to one like itself, and answers those that it gets.
 fn component<const N: usize>() -> Component {
     let to = vec![Destination { component: ComponentId(0), input: PortId(0) }];
-    let input = Input { name: "in".into(), ty: "Blob".into(), reply: Some("Blob".into()), message_bytes_max: N as u32 };
+    let input = Input {
+        name: "in".into(),
+        ty: "Blob".into(),
+        reply: Some("Blob".into()),
+        message_bytes_max: N as u32,
+    };
     let output = Output {
         name: "out".into(),
         ty: "Blob".into(),
@@ -95,7 +100,9 @@ fn component<const N: usize>() -> Component {
 
 fn end<const N: usize>(case: &Case, memory: &Memory, near: bool) -> Result<Box<dyn End>> {
     let layout = Layout::of(case);
-    let stats = Stats::create("shard-stats").and_then(|region| Stats::map(&region)).map_err(Error::peer("shardkit"))?;
+    let stats = Stats::create("shard-stats")
+        .and_then(|region| Stats::map(&region))
+        .map_err(Error::peer("shardkit"))?;
     let component = component::<N>();
     let config = shardkit::Config::of_embedder(component.clone());
     let (incoming, outgoing) = if near { (1, 0) } else { (0, 1) };
@@ -156,7 +163,8 @@ impl<const N: usize> Mill<N> {
     #[inline]
     fn check(&mut self, Blob(bytes): &Blob<N>) {
         let stamps = (bytes.first_chunk(), bytes.last_chunk());
-        let (first, last) = (stamps.0.map(|s| u64::from_le_bytes(*s)), stamps.1.map(|s| u64::from_le_bytes(*s)));
+        let (first, last) =
+            (stamps.0.map(|s| u64::from_le_bytes(*s)), stamps.1.map(|s| u64::from_le_bytes(*s)));
         if first != Some(self.received) || last != Some(self.received) {
             self.damage = Some(Error::Damaged { expected: self.received, found: first.unwrap_or(0) });
         }
