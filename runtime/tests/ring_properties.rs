@@ -230,6 +230,14 @@ proptest! {
     }
 }
 
+#[test]
+fn a_ring_of_nothing_but_padding_is_refused_and_keeps_nobody_busy() {
+    let (_, mut reader, memory) = ends(true);
+    // One padding frame that fills the whole ring, so that its end is its beginning.
+    memory.word(4096).store(CAPACITY as u64 | 1 << 48, std::sync::atomic::Ordering::Release);
+    assert!(matches!(reader.take().err(), Some(RingError::CommitWord { .. })));
+}
+
 /// Notes what arrives.
 #[derive(Default)]
 struct Sink {

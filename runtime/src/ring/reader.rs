@@ -16,6 +16,8 @@ pub struct RingReader {
     position: u64,
     /// What the producer was told.
     released: u64,
+    /// The frame before was padding: then a real one follows.
+    padded: bool,
     /// How far the link's kind vouches for the bytes: all of them on shared memory, where the commit word says it.
     vouched: u64,
 }
@@ -23,13 +25,13 @@ pub struct RingReader {
 impl RingReader {
     /// The consumer's end of a new ring whose producer stores into it: every commit word counts.
     pub fn new(ring: Ring) -> Self {
-        Self { ring, position: 0, released: 0, vouched: u64::MAX }
+        Self { ring, position: 0, released: 0, padded: false, vouched: u64::MAX }
     }
 
     /// The consumer's end of a ring that is filled for us piece by piece: nothing is read beyond what
     /// [`vouch`](Self::vouch) allows.
     pub fn vouched(ring: Ring) -> Self {
-        Self { ring, position: 0, released: 0, vouched: 0 }
+        Self { ring, position: 0, released: 0, padded: false, vouched: 0 }
     }
 
     /// Allows to read up to `position`. Never goes back.
@@ -67,10 +69,17 @@ impl RingReader {
             }
             let Some(word) = check(&self.ring, self.position)? else { return Ok(None) };
             let start = self.position;
-            self.position += extent(word.length());
-            if !word.flags().has(Flags::PADDING) {
-                return Ok(Some(Frame::at(&self.ring, start, word)));
+            if word.flags().has(Flags::PADDING) {
+                // No producer of ours pads twice in a row, and a ring of padding alone would keep us here for ever.
+                if std::mem::replace(&mut self.padded, true) {
+                    return Err(RingError::CommitWord { word: word.0, position: start });
+                }
+                self.position += extent(word.length());
+                continue;
             }
+            self.padded = false;
+            self.position += extent(word.length());
+            return Ok(Some(Frame::at(&self.ring, start, word)));
         }
     }
 
