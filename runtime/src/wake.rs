@@ -10,9 +10,9 @@
 //!   load mode; RING? take it and ring           look at the ring again; a frame? take RING back
 //! ```
 //!
-//! Invariant: after arming, either the consumer sees the frame or the producer sees [`RING`]. The light fence is
+//! Invariant: after arming, either the consumer sees the frame or the producer sees `RING`. The light fence is
 //! free where the kernel has membarrier (see [`crate::barrier`]). A consumer that sleeps often would interrupt its
-//! producers with every heavy fence, so a ring can be [`CAREFUL`]: then its producer makes a full fence itself, and
+//! producers with every heavy fence, so a ring can be `CAREFUL`: then its producer makes a full fence itself, and
 //! arming needs only a full fence too. `CAREFUL` is set by arming and taken away from links that stay hot.
 //!
 //! The bell can be written by every peer of the shard, so it is a hint: the consumer sweeps all links once in a
