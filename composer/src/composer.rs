@@ -26,11 +26,6 @@ use std::time::{Duration, Instant};
 
 /// How long [`Composer::compose`] waits for shards.
 pub const COMPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an asking thread polls for the shards' acknowledgements before it sleeps.
-const POLL_NS: u64 = 100_000;
-/// How long of that it polls without giving the core away.
-const SPIN_NS: u64 = 3_000;
-
 /// Why a composer did not start. Nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -334,33 +329,21 @@ impl Composer {
         let deadline_ns = start_ns + timeout_ns;
         let mut hub = inner.lock();
         let request = hub.request(CompositionId(at as u16), deadline_ns);
-        loop {
+        let answer = loop {
             if let Some(answer) = hub.take_answer(request) {
-                inner.unlock(hub);
-                return match answer {
-                    Ok(ready) => Ok(Session {
-                        id: ready.session,
-                        cold_shards: ready.cold_shards,
-                        composer: self.clone(),
-                        ended: false,
-                    }),
-                    Err(refusal) => Err(self.refused(refusal)),
-                };
+                break answer;
             }
-            if hub.poll() > 0 {
-                continue;
-            }
-            let waited_ns = clock::now_ns() - start_ns;
-            if waited_ns < SPIN_NS {
-                std::hint::spin_loop();
-            } else if waited_ns < POLL_NS {
-                // The shards may need this core, and other threads the hub.
-                drop(hub);
-                std::thread::yield_now();
-                hub = inner.lock();
-            } else {
-                hub = inner.wait_for_news(hub, Duration::from_millis(50));
-            }
+            hub = inner.wait_a_moment(hub, start_ns);
+        };
+        inner.unlock(hub);
+        match answer {
+            Ok(ready) => Ok(Session {
+                id: ready.session,
+                cold_shards: ready.cold_shards,
+                composer: self.clone(),
+                ended: false,
+            }),
+            Err(refusal) => Err(self.refused(refusal)),
         }
     }
 
@@ -546,29 +529,15 @@ impl Session {
         self.end_now();
         let (inner, start_ns) = (Arc::clone(self.composer.inner()), clock::now_ns());
         let mut hub = inner.lock();
-        loop {
-            if hub.is_gone(self.id) {
-                inner.unlock(hub);
-                return true;
+        let gone = loop {
+            let late = u128::from(clock::now_ns() - start_ns) >= timeout.as_nanos() || hub.finished;
+            if hub.is_gone(self.id) || late {
+                break hub.is_gone(self.id);
             }
-            if hub.poll() > 0 {
-                continue;
-            }
-            let waited_ns = clock::now_ns() - start_ns;
-            if u128::from(waited_ns) >= timeout.as_nanos() || hub.finished {
-                inner.unlock(hub);
-                return false;
-            }
-            if waited_ns < SPIN_NS {
-                std::hint::spin_loop();
-            } else if waited_ns < POLL_NS {
-                drop(hub);
-                std::thread::yield_now();
-                hub = inner.lock();
-            } else {
-                hub = inner.wait_for_news(hub, Duration::from_millis(50));
-            }
-        }
+            hub = inner.wait_a_moment(hub, start_ns);
+        };
+        inner.unlock(hub);
+        gone
     }
 
     fn end_now(&mut self) {
@@ -578,7 +547,6 @@ impl Session {
         let inner = self.composer.inner();
         let mut hub = inner.lock();
         hub.end(self.id);
-        hub.forget(self.id);
         inner.unlock(hub);
     }
 }

@@ -192,8 +192,8 @@ impl Hub {
 
     /// Ends a session for its user.
     pub(crate) fn end(&mut self, session: SessionId) {
-        self.endings.remove(&session);
         self.handle(Event::SessionEnded { session });
+        self.endings.remove(&session);
     }
 
     /// Why a session is over, if it is; `None` while it runs.
@@ -223,7 +223,7 @@ impl Hub {
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::Open { session, shard } => self.open(session, shard),
-            Effect::Close { session, shard } => self.say(Verb::Close, session, shard, &[]),
+            Effect::Close { session, shard } => self.close(session, shard),
             Effect::SessionReady { request, session, cold_shards } => {
                 self.session_ready(request, session, cold_shards);
             }
@@ -280,10 +280,10 @@ impl Hub {
         self.payload = payload;
     }
 
-    fn say(&mut self, verb: Verb, session: SessionId, shard: ShardId, payload: &[u8]) {
+    fn close(&mut self, session: SessionId, shard: ShardId) {
         if let Some(link) = self.links.get(&shard).copied() {
             self.inbox.expect(link);
-            self.send(link, verb, session, payload);
+            self.send(link, Verb::Close, session, &[]);
         }
     }
 
@@ -353,14 +353,9 @@ impl Hub {
         self.handle(Event::SessionEnded { session });
     }
 
-    /// Polls the control links of a session's shards for a short while without ringing.
+    /// Arms the control links. False if something came meanwhile.
     pub(crate) fn rest(&mut self) -> bool {
         self.inbox.prepare_to_park(&mut self.outbox)
-    }
-
-    /// Tells the session's user nothing more about it.
-    pub(crate) fn forget(&mut self, session: SessionId) {
-        self.endings.remove(&session);
     }
 
     /// The end that an effect names, as people read it.

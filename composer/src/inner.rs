@@ -2,6 +2,7 @@
 
 use crate::embed::Embed;
 use crate::hub::{Hub, Slow};
+use shard_runtime::clock;
 use shard_runtime::id::{ComponentId, ShardId};
 use shard_runtime::stats::StatsReader;
 use shard_runtime::wake::{SWEEP_NS, Sleeper};
@@ -10,6 +11,11 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// How long an asking thread polls for the shards' acknowledgements before it sleeps.
+const POLL_NS: u64 = 100_000;
+/// How long of that it polls without giving the core away.
+const SPIN_NS: u64 = 3_000;
 
 /// A shard's statistics page: mapped, and as a descriptor that can only be read.
 pub(crate) struct Page {
@@ -70,12 +76,32 @@ impl Inner {
         }
     }
 
-    /// Gives the hub back, waits for news, at most `timeout`, and takes it again.
-    pub(crate) fn wait_for_news<'a>(
+    /// Takes what the shards acknowledged; if nothing came, waits a moment: the longer since `start_ns`, the less of
+    /// the core it takes.
+    pub(crate) fn wait_a_moment<'a>(
         &'a self,
         mut hub: MutexGuard<'a, Hub>,
-        timeout: Duration,
+        start_ns: u64,
     ) -> MutexGuard<'a, Hub> {
+        if hub.poll() > 0 {
+            return hub;
+        }
+        let waited_ns = clock::now_ns() - start_ns;
+        if waited_ns < SPIN_NS {
+            std::hint::spin_loop();
+        } else if waited_ns < POLL_NS {
+            // The shards may need this core, and other threads the hub.
+            drop(hub);
+            std::thread::yield_now();
+            hub = self.lock();
+        } else {
+            hub = self.wait_for_news(hub, Duration::from_millis(50));
+        }
+        hub
+    }
+
+    /// Gives the hub back, waits for news, at most `timeout`, and takes it again.
+    fn wait_for_news<'a>(&'a self, mut hub: MutexGuard<'a, Hub>, timeout: Duration) -> MutexGuard<'a, Hub> {
         while !hub.rest() {
             hub.poll();
         }

@@ -310,6 +310,7 @@ impl Inbox {
     fn answer_bell(&mut self) {
         let mut rung_links = [0u64; LINKS_MAX / 64];
         let rung = self.bell.answer(|id| rung_links[usize::from(id.0) / 64] |= 1 << (id.0 % 64));
+        // That a ring has room again needs no mark: it is tried for in each round while something waits.
         self.called_in |= rung.call_in();
         for (word, mut bits) in rung_links.into_iter().enumerate() {
             while bits != 0 {
@@ -317,7 +318,6 @@ impl Inbox {
                 bits &= bits - 1;
             }
         }
-        let _ = rung.room(); // Room is tried for in each round while something waits.
     }
 
     /// Makes a link hot; the most silent one is armed if there are too many. A bit for a link that is not there is a

@@ -98,7 +98,7 @@ impl Outbound {
     #[cold]
     fn queue(&mut self, header: Header, payload: &[u8], sent: usize) -> Result<(), SendError> {
         // A message whose beginning is in the ring already has to go on: it is always taken.
-        if sent == 0 && !self.waiting.has_room(payload.len()) {
+        if sent == 0 && !self.waiting.has_room() {
             return Err(SendError::Full);
         }
         self.waiting.push(header, payload, sent);
@@ -133,7 +133,7 @@ impl Outbound {
 
     /// Whether another message can be sent without being refused, whatever its size up to the link's largest.
     pub fn has_room(&self) -> bool {
-        self.waiting.has_room(0)
+        self.waiting.has_room()
     }
 
     /// Whether nothing waits: what is sent now goes straight into the ring, as far as there is room.
@@ -172,7 +172,7 @@ impl Waiting {
         self.items.is_empty()
     }
 
-    fn has_room(&self, _bytes: usize) -> bool {
+    fn has_room(&self) -> bool {
         self.bytes.len() <= WAITING_BYTES_MAX && self.items.len() < WAITING_MESSAGES_MAX
     }
 

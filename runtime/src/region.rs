@@ -7,7 +7,7 @@
 //! Seals don't stop a peer from punching holes; then we read zeros, which no reader takes for a frame.
 
 use crate::memory::{Memory, PAGE_BYTES};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
@@ -139,11 +139,6 @@ impl Region {
         }
         Ok(mapping.into_memory())
     }
-
-    /// The largest page that backs it now, in bytes: what was got, not what was asked for.
-    pub fn page_bytes(&self) -> usize {
-        PAGE_BYTES
-    }
 }
 
 impl AsFd for Region {
@@ -212,13 +207,4 @@ impl Drop for Mapping {
         // SAFETY: the range was mapped by `new` and nobody can use it any more: the owner is going.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
     }
-}
-
-/// Asks the kernel to give the region's pages now, on the file's side.
-///
-/// # Errors
-/// When there is not enough memory.
-pub fn preallocate(region: &Region) -> Result<(), RegionError> {
-    rustix::fs::fallocate(region, FallocateFlags::empty(), 0, region.bytes as u64)
-        .map_err(|e| RegionError::Kernel { doing: "allocate", bytes: region.bytes, source: e.into() })
 }

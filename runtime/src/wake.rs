@@ -223,10 +223,6 @@ pub(crate) struct Rung {
 }
 
 impl Rung {
-    pub(crate) fn room(self) -> bool {
-        self.summary & ROOM != 0
-    }
-
     pub(crate) fn call_in(self) -> bool {
         self.summary & CALL_IN != 0
     }

@@ -33,6 +33,8 @@ pub struct Endpoint {
     inbox: Inbox,
     desk: Desk,
     rounds: u64,
+    /// The statistics page says that this end pauses.
+    paused: bool,
     published_ns: u64,
     broken: Vec<(LinkId, RingError)>,
 }
@@ -53,7 +55,7 @@ impl Endpoint {
         seed: u64,
     ) -> Self {
         let desk = Desk::new(shard, component, stats, clock, seed);
-        Self { inbox: Inbox::new(bell), desk, rounds: 0, published_ns: 0, broken: Vec::new() }
+        Self { inbox: Inbox::new(bell), desk, rounds: 0, paused: false, published_ns: 0, broken: Vec::new() }
     }
 
     /// The component that this is an end of.
@@ -120,9 +122,9 @@ impl Endpoint {
     pub fn poll(&mut self, shard: &mut impl Shard) -> usize {
         self.rounds += 1;
         let mut taken = 0;
-        if self.desk.outbox.waits() && self.blocked() {
-            // Paused: room for what waits comes first.
-        } else {
+        // While it is paused, room for what waits comes first.
+        let paused = (self.desk.outbox.waits() || self.paused) && self.blocked();
+        if !paused {
             let mut dispatch =
                 Dispatch { shard, desk: &mut self.desk, broken: &mut self.broken, unflushed: 0 };
             taken = self.inbox.poll(&mut dispatch);
@@ -139,8 +141,9 @@ impl Endpoint {
     fn blocked(&mut self) -> bool {
         self.desk.outbox.flush();
         let blocked = self.desk.outbox.blocked();
+        self.paused = blocked.is_some();
         self.desk.set(Counter::PausedOn, blocked.map_or(0, |link| u64::from(link.0) + 1));
-        blocked.is_some()
+        self.paused
     }
 
     /// Runs a tick.
