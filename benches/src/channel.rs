@@ -126,7 +126,7 @@ pub struct Duplex<C> {
 }
 
 /// How many payloads take turns; a power of two.
-const TURNS: usize = 4;
+pub const TURNS: usize = 4;
 /// From this size on one payload is enough: the wait does not show beside the copy.
 const ONE_TURN_BYTES: usize = 4_096;
 

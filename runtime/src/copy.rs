@@ -1,8 +1,11 @@
 //! Copies between private memory and a ring.
 //!
-//! Small ones in wide registers, inline: a call and a dispatch cost more than the copy itself. Large ones by the C
-//! library's `memcpy`, which is tuned for the processor at hand: a loop of our own was a quarter slower at 4 KiB and
-//! above between distant cores (`shard-bench -- local --patterns rtt`).
+//! Small ones inline, and so that no address is computed from the length, only branches depend on it: the processor asks
+//! for all lines of a message at once, even before the length has come (docs/adr/0010). Large ones by the C library's
+//! `memcpy`, which is tuned for the processor at hand: a loop of our own was a quarter slower at 4 KiB and above between
+//! distant cores (`shard-bench -- local --patterns rtt`).
+
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Up to here the copy is inline.
 const INLINE_BYTES_MAX: usize = 256;
@@ -37,30 +40,41 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         unsafe { libc::memcpy(to.cast(), from.cast(), len) };
         return;
     }
-    // SAFETY: each access below stays inside `len` bytes: whole chunks first, then one chunk that ends at `len` and
-    // overlaps its predecessor.
+    // SAFETY: each access below stays inside `len` bytes: `at` grows by what was copied, as long as so much is left.
     unsafe {
-        if len >= 16 {
-            let mut at = 0;
-            while at + 16 <= len {
-                copy_chunk::<u128>(from, to, at);
-                at += 16;
-            }
-            if at < len {
-                copy_chunk::<u128>(from, to, len - 16);
-            }
-        } else if len >= 8 {
-            copy_chunk::<u64>(from, to, 0);
-            copy_chunk::<u64>(from, to, len - 8);
-        } else if len >= 4 {
-            copy_chunk::<u32>(from, to, 0);
-            copy_chunk::<u32>(from, to, len - 4);
-        } else {
-            for at in 0..len {
-                copy_chunk::<u8>(from, to, at);
-            }
+        let mut at = 0;
+        while at + 64 <= len {
+            copy_chunk::<[u128; 4]>(from, to, at);
+            at += 64;
+            stay_a_loop();
+        }
+        while at + 16 <= len {
+            copy_chunk::<u128>(from, to, at);
+            at += 16;
+            stay_a_loop();
+        }
+        if len & 8 != 0 {
+            copy_chunk::<u64>(from, to, at);
+            at += 8;
+        }
+        if len & 4 != 0 {
+            copy_chunk::<u32>(from, to, at);
+            at += 4;
+        }
+        if len & 2 != 0 {
+            copy_chunk::<u16>(from, to, at);
+            at += 2;
+        }
+        if len & 1 != 0 {
+            copy_chunk::<u8>(from, to, at);
         }
     }
+}
+
+/// Keeps the compiler from making a call of `memcpy` out of a loop: that computes addresses from the length.
+#[inline(always)]
+fn stay_a_loop() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// # Safety

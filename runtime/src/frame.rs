@@ -61,6 +61,12 @@ impl Flags {
         Flags(self.0 & !other.0)
     }
 
+    /// Whether extensions stand between header and payload.
+    #[inline(always)]
+    pub(crate) const fn extended(self) -> bool {
+        self.0 & (Self::CALL.0 | Self::STAMP.0) != 0
+    }
+
     /// How many bytes of extensions stand between header and payload.
     #[inline(always)]
     pub const fn extension_bytes(self) -> usize {

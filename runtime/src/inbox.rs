@@ -51,6 +51,11 @@ pub trait Receiver {
     fn drained(&mut self, link: LinkId, messages: usize);
     /// The link broke the rules and is closed; nothing more comes from it.
     fn broken(&mut self, link: LinkId, error: RingError);
+    /// Asked before each message: whether it had better stay in its ring for now.
+    #[inline(always)]
+    fn pauses(&self) -> bool {
+        false
+    }
 }
 
 /// The receiving half of a link.
@@ -115,7 +120,7 @@ impl Inbound {
     ) -> Result<usize, RingError> {
         let stop = self.reader.position() + self.reader.ring().capacity() as u64 / 4;
         let mut taken = 0;
-        while taken < DRAIN_MESSAGES_MAX && self.reader.position() < stop {
+        while taken < DRAIN_MESSAGES_MAX && self.reader.position() < stop && !receiver.pauses() {
             let Some(frame) = self.reader.take()? else { break };
             let header = frame.header();
             if header.flags.has(Flags::MORE) || self.assembling.is_some() {
@@ -193,6 +198,8 @@ pub struct Inbox {
     idle_since_ns: u64,
     swept_ns: u64,
     called_in: bool,
+    /// If set, only this link is read; what comes on the others stays in their rings.
+    only: Option<LinkId>,
     parks: u64,
 }
 
@@ -210,6 +217,7 @@ impl Inbox {
             idle_since_ns: 0,
             swept_ns: 0,
             called_in: false,
+            only: None,
             parks: 0,
         }
     }
@@ -258,6 +266,11 @@ impl Inbox {
         std::mem::take(&mut self.called_in)
     }
 
+    /// Reads only this link from now on, or all again: for a shard that pauses.
+    pub fn read_only(&mut self, link: Option<LinkId>) {
+        self.only = link;
+    }
+
     /// One round over the bell and the hot links. Returns how many messages were handed over.
     #[inline(always)]
     pub fn poll(&mut self, receiver: &mut impl Receiver) -> usize {
@@ -269,7 +282,7 @@ impl Inbox {
         while at < self.hot.len() {
             let id = self.hot[at];
             let link = self.links[usize::from(id.0)].as_deref_mut().expect("a hot link is attached");
-            if !link.ready() {
+            if !link.ready() || self.only.is_some_and(|only| only != id) {
                 link.heat.silent_polls += 1;
                 at += 1;
                 continue;
@@ -465,11 +478,12 @@ impl Inbox {
         self.bell.sleeper()
     }
 
-    /// Arms everything, so that whatever comes rings. False if something came meanwhile.
+    /// Arms everything, so that whatever comes rings. False if something came meanwhile that would be read, or if the
+    /// room came that a paused shard waits for.
     pub fn prepare_to_park(&mut self, outbox: &mut Outbox) -> bool {
         let mut hot = std::mem::take(&mut self.hot);
         self.arm(&hot);
-        let asleep = self.hot.is_empty();
+        let asleep = self.only.map_or(self.hot.is_empty(), |only| !self.hot.contains(&only));
         // Keep the vector's room: what became hot again is in the new one.
         hot.clear();
         hot.append(&mut self.hot);
@@ -478,7 +492,7 @@ impl Inbox {
             crate::barrier::heavy();
             outbox.flush();
         }
-        asleep
+        asleep && (self.only.is_none() || outbox.crowded())
     }
 
     /// Makes all links as they are after many messages, for models of the protocol.

@@ -3,6 +3,8 @@
 pub mod barrier;
 #[cfg(not(loom))]
 pub mod clock;
+#[cfg(all(feature = "conformance", not(loom)))]
+pub mod conformance;
 #[cfg(not(loom))]
 pub mod control;
 mod copy;

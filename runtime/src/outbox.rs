@@ -201,6 +201,8 @@ pub struct Outbox {
     links: Vec<Option<Box<Outbound>>>,
     /// Links with something unpublished or waiting.
     dirty: Vec<LinkId>,
+    /// The queue of one of them is full.
+    crowded: bool,
     /// Links that broke while they were flushed.
     broken: Vec<(LinkId, RingError)>,
 }
@@ -214,7 +216,7 @@ impl Default for Outbox {
 impl Outbox {
     /// Without links.
     pub fn new() -> Self {
-        Self { links: Vec::new(), dirty: Vec::with_capacity(LINKS_MAX), broken: Vec::new() }
+        Self { links: Vec::new(), dirty: Vec::with_capacity(LINKS_MAX), crowded: false, broken: Vec::new() }
     }
 
     /// Adds a link.
@@ -235,6 +237,7 @@ impl Outbox {
     pub fn detach(&mut self, id: LinkId) -> Option<Box<Outbound>> {
         self.dirty.retain(|dirty| *dirty != id);
         let mut link = self.links.get_mut(usize::from(id.0))?.take()?;
+        self.crowded = self.blocked().is_some();
         link.writer.close();
         Some(link)
     }
@@ -261,7 +264,11 @@ impl Outbox {
             link.dirty = true;
             self.dirty.push(id);
         }
-        Some(link.send(header, payload))
+        let sent = link.send(header, payload);
+        if !link.is_clear() {
+            self.crowded |= !link.has_room();
+        }
+        Some(sent)
     }
 
     /// Lends room on a link and sends what `fill` put there, at once.
@@ -302,12 +309,14 @@ impl Outbox {
 
     fn flush_dirty(&mut self) {
         let mut kept = 0;
+        self.crowded = false;
         for at in 0..self.dirty.len() {
             let id = self.dirty[at];
             let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { continue };
             match link.flush() {
                 Ok(true) => link.dirty = false,
                 Ok(false) => {
+                    self.crowded |= !link.has_room();
                     self.dirty[kept] = id;
                     kept += 1;
                 }
@@ -331,7 +340,13 @@ impl Outbox {
         !self.dirty.is_empty()
     }
 
-    /// The first link whose queue is full: as long as there is one, its shard should take nothing new.
+    /// Whether the queue of some link is full, as of its last send or flush: then its shard should take nothing new.
+    #[inline(always)]
+    pub fn crowded(&self) -> bool {
+        self.crowded
+    }
+
+    /// The first link whose queue is full.
     pub fn blocked(&self) -> Option<LinkId> {
         self.dirty
             .iter()

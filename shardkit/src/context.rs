@@ -73,6 +73,9 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`send`](Self::send); [`SendError::Full`] also where a send would wait in the outbox, because a loan can't.
+    ///
+    /// # Panics
+    /// If the port has several destinations.
     pub fn lend<T: Wire, R: Wire>(
         &mut self,
         port: &Out<T, R>,

@@ -55,8 +55,11 @@ pub(crate) struct Desk {
     first: Vec<usize>,
     /// Which component is at the other end of each link.
     peers: Vec<Option<ComponentId>>,
-    /// The handler that was timed last took long: answers leave one by one.
+    /// The handler that was timed last took long.
     pub(crate) slow: bool,
+    /// Answers leave one by one: handlers are slow, or messages come one by one. Then looking for the next one first
+    /// would cost the answer the transfer of a cache line.
+    pub(crate) prompt: bool,
     calls: u64,
     sent: u64,
     random: u64,
@@ -88,6 +91,7 @@ impl Desk {
             first,
             peers: Vec::new(),
             slow: false,
+            prompt: true,
             calls: 0,
             sent: 0,
             random: seed,
@@ -115,7 +119,7 @@ impl Desk {
         self.peers[at] = component;
     }
 
-    /// Messages sent so far.
+    /// Messages sent so far; those that were refused are none.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
@@ -128,9 +132,8 @@ impl Desk {
     /// A header for a message of ours; one in [`SAMPLE_EVERY`] says when it was sent.
     #[inline(always)]
     fn header(&mut self, session: SessionId, port: PortId, flags: Flags, call: u64) -> Header {
-        self.sent += 1;
         let mut header = Header { port, flags, session, call, stamp_ns: 0 };
-        if self.sent.is_multiple_of(SAMPLE_EVERY) {
+        if (self.sent + 1).is_multiple_of(SAMPLE_EVERY) {
             header.flags = flags.with(Flags::STAMP);
             header.stamp_ns = self.clock.now_ns();
         }
@@ -173,7 +176,7 @@ impl Desk {
     ) -> Result<(), SendError> {
         let link = self.route(destination, session)?;
         let header = self.header(session, self.destinations[destination].input, flags, call);
-        self.post(link, header, bytes)
+        self.post(link, header, bytes).inspect(|()| self.sent += 1)
     }
 
     #[inline(always)]
@@ -206,7 +209,7 @@ impl Desk {
             None => (Flags::REPLY, 0),
         };
         let header = self.header(message.session, message.port, flags, call);
-        self.post(message.link, header, bytes)
+        self.post(message.link, header, bytes).inspect(|()| self.sent += 1)
     }
 
     pub(crate) fn lend(
@@ -226,7 +229,7 @@ impl Desk {
         let link = self.route(destination, session)?;
         let header = self.header(session, self.destinations[destination].input, Flags::NONE, 0);
         match self.outbox.send_loan(link, header, bytes, fill) {
-            Some(sent) => sent.map_err(SendError::from_ring),
+            Some(sent) => sent.map_err(SendError::from_ring).inspect(|()| self.sent += 1),
             None => Err(SendError::LinkGone),
         }
     }

@@ -33,7 +33,9 @@ pub struct Endpoint {
     inbox: Inbox,
     desk: Desk,
     rounds: u64,
-    /// The statistics page says that this end pauses.
+    /// It has a program of its own: it is not the one that embeds the composer.
+    is_shard: bool,
+    /// Some queue of the outbox was full when it was last looked at.
     paused: bool,
     published_ns: u64,
     broken: Vec<(LinkId, RingError)>,
@@ -54,8 +56,10 @@ impl Endpoint {
         clock: Clock,
         seed: u64,
     ) -> Self {
+        let is_shard = component.program.is_some();
         let desk = Desk::new(shard, component, stats, clock, seed);
-        Self { inbox: Inbox::new(bell), desk, rounds: 0, paused: false, published_ns: 0, broken: Vec::new() }
+        let (inbox, broken) = (Inbox::new(bell), Vec::new());
+        Self { inbox, desk, rounds: 0, is_shard, paused: false, published_ns: 0, broken }
     }
 
     /// The component that this is an end of.
@@ -117,18 +121,17 @@ impl Endpoint {
     }
 
     /// One round: takes what came, hands it to `shard`, sends what it sends. Returns how many messages were handed
-    /// over. While the outbox is full nothing is taken: the shard pauses.
+    /// over. While a queue of its outbox is full a shard pauses: it hears only the composer.
     #[inline(always)]
     pub fn poll(&mut self, shard: &mut impl Shard) -> usize {
         self.rounds += 1;
-        let mut taken = 0;
-        // While it is paused, room for what waits comes first.
-        let paused = (self.desk.outbox.waits() || self.paused) && self.blocked();
-        if !paused {
-            let mut dispatch =
-                Dispatch { shard, desk: &mut self.desk, broken: &mut self.broken, unflushed: 0 };
-            taken = self.inbox.poll(&mut dispatch);
+        if self.desk.outbox.crowded() || self.paused {
+            self.look_for_room();
         }
+        let may_pause = self.is_shard && !self.paused;
+        let (desk, broken) = (&mut self.desk, &mut self.broken);
+        let mut dispatch = Dispatch { shard, desk, broken, unflushed: 0, may_pause };
+        let taken = self.inbox.poll(&mut dispatch);
         self.desk.outbox.flush();
         if self.rounds.is_multiple_of(PUBLISH_ROUNDS) {
             self.publish_counts();
@@ -136,14 +139,16 @@ impl Endpoint {
         taken
     }
 
-    /// Writes what waits; says whether some link's queue is still full.
+    /// Writes what waits, and pauses as long as some queue is still full. A program that embeds the composer never
+    /// does: it sends of its own accord, not because of what it takes, so reading lets the shards that wait for it go
+    /// on.
     #[cold]
-    fn blocked(&mut self) -> bool {
+    fn look_for_room(&mut self) {
         self.desk.outbox.flush();
-        let blocked = self.desk.outbox.blocked();
-        self.paused = blocked.is_some();
-        self.desk.set(Counter::PausedOn, blocked.map_or(0, |link| u64::from(link.0) + 1));
-        self.paused
+        let full = self.desk.outbox.blocked().filter(|_| self.is_shard);
+        self.paused = full.is_some();
+        self.inbox.read_only(full.map(|_| COMPOSER_LINK));
+        self.desk.set(Counter::PausedOn, full.map_or(0, |link| u64::from(link.0) + 1));
     }
 
     /// Runs a tick.
@@ -246,6 +251,7 @@ struct Dispatch<'a, S> {
     desk: &'a mut Desk,
     broken: &'a mut Vec<(LinkId, RingError)>,
     unflushed: u32,
+    may_pause: bool,
 }
 
 impl<S: Shard> Receiver for Dispatch<'_, S> {
@@ -279,7 +285,7 @@ impl<S: Shard> Receiver for Dispatch<'_, S> {
             self.handle(message);
         }
         self.unflushed += 1;
-        if self.desk.slow || self.unflushed >= FLUSH_MESSAGES_MAX {
+        if self.desk.prompt || self.unflushed >= FLUSH_MESSAGES_MAX {
             self.unflushed = 0;
             self.desk.outbox.flush();
         }
@@ -288,11 +294,17 @@ impl<S: Shard> Receiver for Dispatch<'_, S> {
     #[inline(always)]
     fn drained(&mut self, _link: LinkId, messages: usize) {
         self.desk.count(Counter::MessagesIn, messages as u64);
+        self.desk.prompt = self.desk.slow || messages == 1;
         self.desk.outbox.flush();
     }
 
     fn broken(&mut self, link: LinkId, error: RingError) {
         self.broken.push((link, error));
+    }
+
+    #[inline(always)]
+    fn pauses(&self) -> bool {
+        self.may_pause && self.desk.outbox.crowded()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::case::{Case, Test};
 use crate::channel::{Channel, Duplex, Patience, SAMPLES_MAX, Samples, WARM_UP};
 use crate::error::{Error, Result};
 use crate::peer::{End, Handed, Handover, Peer, Reference};
-use shard_runtime::frame::{Flags, Header};
+use shard_runtime::frame::Header;
 use shard_runtime::id::{LinkId, PortId, SessionId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver};
 use shard_runtime::memory::Memory;
@@ -188,28 +188,36 @@ impl Channel for Bare {
     #[inline]
     fn try_receive(&mut self, payload: &mut [u8]) -> Result<bool> {
         while let Some(frame) = self.reader.take().map_err(Error::peer("ring"))? {
-            let (from, to) = (self.filled, self.filled + frame.len());
-            let more = frame.header().flags.has(Flags::MORE);
-            if to > payload.len() {
-                return Err(Error::Damaged { expected: payload.len() as u64, found: to as u64 });
+            if self.filled == 0 && frame.len() == payload.len() {
+                frame.read(0, payload);
+            } else {
+                let (from, to) = (self.filled, self.filled + frame.len());
+                if to > payload.len() {
+                    return Err(Error::Damaged { expected: payload.len() as u64, found: to as u64 });
+                }
+                frame.read(0, &mut payload[from..to]);
+                if to < payload.len() {
+                    self.filled = to;
+                    self.release();
+                    continue;
+                }
+                self.filled = 0;
             }
-            frame.read(0, &mut payload[from..to]);
             self.unreleased += 1;
-            if more {
-                self.filled = to;
-                self.reader.release();
-                continue;
-            }
-            self.filled = 0;
             if self.unreleased >= RELEASE_EVERY {
-                self.unreleased = 0;
-                self.reader.release();
+                self.release();
             }
             return Ok(true);
         }
+        self.release();
+        Ok(false)
+    }
+}
+
+impl Bare {
+    fn release(&mut self) {
         self.unreleased = 0;
         self.reader.release();
-        Ok(false)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::by_size;
 use super::ring::Layout;
 use crate::case::{Case, Test};
-use crate::channel::{Patience, SAMPLES_MAX, Samples, WARM_UP};
+use crate::channel::{Patience, SAMPLES_MAX, Samples, TURNS, WARM_UP};
 use crate::error::{Error, Result};
 use crate::peer::{End, Handed, Handover, Peer};
 use shard_runtime::id::{ComponentId, LinkId, PortId, SessionId, ShardId};
@@ -122,7 +122,9 @@ fn end<const N: usize>(case: &Case, memory: &Memory, near: bool) -> Result<Box<d
         damage: None,
     };
     let park = case.test == Test::WakeUp;
-    Ok(Box::new(Sdk { endpoint, shard, blob: Blob([7; N]), sent: 0, park }))
+    let mut sdk = Sdk { endpoint, shard, blobs: [Blob([7; N]); TURNS], sent: 0, park };
+    (1..=TURNS as u64).for_each(|number| sdk.stamp(number));
+    Ok(Box::new(sdk))
 }
 
 /// The shard on both ends: checks each blob, and answers it if it is to.
@@ -174,7 +176,7 @@ impl<const N: usize> Mill<N> {
 struct Sdk<const N: usize> {
     endpoint: Endpoint,
     shard: Mill<N>,
-    blob: Blob<N>,
+    blobs: [Blob<N>; TURNS],
     sent: u64,
     park: bool,
 }
@@ -183,16 +185,24 @@ impl<const N: usize> Sdk<N> {
     #[inline]
     fn send(&mut self) -> Result<()> {
         self.sent += 1;
-        let stamp = self.sent.to_le_bytes();
-        self.blob.0[..8].copy_from_slice(&stamp);
-        self.blob.0[N - 8..].copy_from_slice(&stamp);
         let mut patience = Patience::default();
         let mut context = self.endpoint.context();
         while !context.has_room(&self.shard.output, SESSION) {
             context.flush();
             patience.wait()?;
         }
-        context.send(&self.shard.output, SESSION, &self.blob).map_err(Error::peer("shardkit"))
+        let blob = &self.blobs[self.sent as usize % TURNS];
+        context.send(&self.shard.output, SESSION, blob).map_err(Error::peer("shardkit"))?;
+        self.stamp(self.sent + TURNS as u64);
+        Ok(())
+    }
+
+    /// Numbers a blob long before its turn, as [`Duplex`](crate::channel::Duplex) does.
+    #[inline]
+    fn stamp(&mut self, number: u64) {
+        let (Blob(blob), stamp) = (&mut self.blobs[number as usize % TURNS], number.to_le_bytes());
+        blob[..8].copy_from_slice(&stamp);
+        blob[N - 8..].copy_from_slice(&stamp);
     }
 
     /// Polls until the last answer is in the ring whole: the rest of a long one may wait for room.

@@ -144,12 +144,16 @@ pub struct Frame<'a> {
     ring: &'a Ring,
     word: CommitWord,
     start: u64,
+    prefix: usize,
 }
 
 impl<'a> Frame<'a> {
     #[inline(always)]
     fn at(ring: &'a Ring, start: u64, word: CommitWord) -> Self {
-        Self { ring, word, start }
+        // A branch, not a sum: where the payload starts must not be computed from the word, or the processor could not
+        // ask for the payload's lines before the word's own has come (docs/adr/0010).
+        let prefix = if word.flags().extended() { Self::extended_prefix(word) } else { HEADER_BYTES };
+        Self { ring, word, start, prefix }
     }
 
     /// The header, extensions included.
@@ -158,7 +162,7 @@ impl<'a> Frame<'a> {
         let session = SessionId::from_bits(self.ring.data_word(self.start + 8).load(Ordering::Relaxed));
         let flags = self.word.flags();
         let mut header = Header { port: self.word.port(), flags, session, call: 0, stamp_ns: 0 };
-        if flags.extension_bytes() > 0 {
+        if flags.extended() {
             self.read_extensions(&mut header);
         }
         header
@@ -175,15 +179,16 @@ impl<'a> Frame<'a> {
         }
     }
 
-    #[inline(always)]
-    fn prefix(&self) -> usize {
-        HEADER_BYTES + self.word.flags().extension_bytes()
+    #[cold]
+    #[inline(never)]
+    fn extended_prefix(word: CommitWord) -> usize {
+        HEADER_BYTES + word.flags().extension_bytes()
     }
 
     /// The payload's size in bytes.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.word.length() as usize - self.prefix()
+        self.word.length() as usize - self.prefix
     }
 
     /// Whether the payload is empty.
@@ -200,7 +205,7 @@ impl<'a> Frame<'a> {
     /// Appends the payload to `into`.
     #[inline(always)]
     pub fn append_to(&self, into: &mut Vec<u8>) {
-        let at = self.ring.data_offset(self.start) + self.prefix();
+        let at = self.ring.data_offset(self.start) + self.prefix;
         // SAFETY: `check` made sure that the frame, by the length in our copy of the word, lies inside the data.
         unsafe { self.ring.memory.append_to(at, self.len(), into) };
     }
@@ -217,7 +222,7 @@ impl<'a> Frame<'a> {
             into.len(),
             self.len()
         );
-        let at = self.ring.data_offset(self.start) + self.prefix() + offset;
+        let at = self.ring.data_offset(self.start) + self.prefix + offset;
         // SAFETY: inside the payload, as just checked, which is inside the data, as `check` made sure.
         unsafe { self.ring.memory.copy_out(at, into) };
     }
@@ -227,6 +232,6 @@ impl<'a> Frame<'a> {
     /// The peer can change the bytes at any time, so make no reference from it: copy, or read volatile.
     #[cfg(not(loom))]
     pub fn as_ptr(&self) -> *const u8 {
-        self.ring.memory.as_ptr(self.ring.data_offset(self.start) + self.prefix())
+        self.ring.memory.as_ptr(self.ring.data_offset(self.start) + self.prefix)
     }
 }

@@ -13,7 +13,7 @@ use crate::id::PortId;
 use crate::sync::Ordering;
 
 /// So many bytes are fetched ahead at the most.
-const FETCH_BYTES_MAX: usize = 64 * 64;
+const FETCH_BYTES_MAX: usize = 1024;
 
 /// Why a frame could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,7 +140,7 @@ impl RingWriter {
         self.reserve(length)?;
         self.open_frame(length);
         let at = self.ring.data_offset(self.position);
-        if header.flags.extension_bytes() > 0 {
+        if header.flags.extended() {
             self.write_extensions(&header);
         }
         // SAFETY: `reserve` made sure that `length` bytes from here lie before the edge of the data.
@@ -405,7 +405,7 @@ impl Loan<'_> {
     /// Sends it, with what was written before it; the caller wakes the consumer.
     #[inline]
     pub fn commit(self) {
-        if self.header.flags.extension_bytes() > 0 {
+        if self.header.flags.extended() {
             self.writer.write_extensions(&self.header);
         }
         self.writer.close_frame((self.prefix + self.bytes) as u64, &self.header);
