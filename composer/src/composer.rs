@@ -7,6 +7,7 @@ use crate::hub::{Ending, Hub};
 use crate::inner::Inner;
 use crate::launcher::{Launcher, LauncherError};
 use crate::shell::{Parts, Shell, WAKER};
+use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{SessionId, ShardId};
 use shard_runtime::region::RegionError;
 use shard_runtime::stats::StatsReader;
@@ -39,6 +40,16 @@ pub enum StartError {
         component: String,
         /// What is wrong.
         source: ProgramError,
+    },
+    /// What a component's shards have to be told does not fit into one packet.
+    #[error(
+        "component `{component}`: its ports and configuration take {bytes} bytes, and {SPEC_BYTES_MAX} at most reach a shard; keep large data in a file and name that in the configuration"
+    )]
+    Large {
+        /// The component.
+        component: String,
+        /// What it takes.
+        bytes: usize,
     },
     /// There is no launch helper.
     #[error(transparent)]
@@ -119,6 +130,7 @@ impl Builder {
         let topology = Topology::read();
         self.manifest.check_needs(&host(&topology))?;
         let programs = self.programs()?;
+        self.check_sizes()?;
         let application = Arc::new(self.manifest.application().clone());
         barrier::register();
 
@@ -156,13 +168,25 @@ impl Builder {
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 
-        let mut threads = vec![spawn("shell", move || shell.run())?];
-        let clerk = Arc::clone(&inner);
-        threads.push(spawn("clerk", move || clerk.serve_acks())?);
+        // From here on an error drops the handle, which ends what was started.
+        let handle = Handle { inner: Arc::clone(&inner), threads: Mutex::default() };
+        handle.spawn("shell", move || shell.run())?;
+        handle.spawn("clerk", move || inner.serve_acks())?;
         if let Some(embed) = embed {
-            threads.push(spawn("mail", move || embed.serve())?);
+            handle.spawn("mail", move || embed.serve())?;
         }
-        Ok(Composer { handle: Arc::new(Handle { inner, threads: Mutex::new(threads) }) })
+        Ok(Composer { handle: Arc::new(handle) })
+    }
+
+    /// Whether every shard can be told what it is.
+    fn check_sizes(&self) -> Result<(), StartError> {
+        for component in &self.manifest.application().components {
+            let bytes = postcard::to_stdvec(component).map_or(usize::MAX, |spec| spec.len());
+            if bytes > SPEC_BYTES_MAX {
+                return Err(StartError::Large { component: component.name.clone(), bytes });
+            }
+        }
+        Ok(())
     }
 
     fn programs(&self) -> Result<Vec<Option<PathBuf>>, StartError> {
@@ -185,10 +209,6 @@ fn host(topology: &Topology) -> Host {
     Host { cores: topology.cores.len() as u32, memory_bytes, gpu_memory_bytes: 0 }
 }
 
-fn spawn(name: &str, life: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(life)
-}
-
 /// A running composer. Clones share it; when the last is dropped, it ends with all its shards.
 #[derive(Clone)]
 pub struct Composer {
@@ -201,6 +221,12 @@ struct Handle {
 }
 
 impl Handle {
+    fn spawn(&self, name: &str, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(life)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
     fn shut_down(&self) {
         self.inner.shut_down();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -33,6 +33,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub const PROTOCOL_VERSION: u32 = 1;
 /// The largest packet, in bytes.
 pub const PACKET_BYTES_MAX: usize = 128 << 10;
+/// The largest [`Welcome::spec`]: it shares its packet with the processors' numbers.
+pub const SPEC_BYTES_MAX: usize = PACKET_BYTES_MAX - (8 << 10);
 /// The most descriptors that a packet carries.
 pub const DESCRIPTORS_MAX: usize = 4;
 /// The descriptor that a shard inherits.
@@ -235,9 +237,19 @@ impl ControlSocket {
         if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(ControlError::Garbled("it is larger than any message".into()));
         }
-        let message =
-            postcard::from_bytes(&packet[..got.bytes]).map_err(|e| ControlError::Garbled(e.to_string()))?;
-        Ok((message, fds))
+        Ok((decode(&packet[..got.bytes])?, fds))
+    }
+}
+
+/// What a packet says.
+///
+/// # Errors
+/// [`ControlError::Garbled`] for anything that is not one whole message.
+pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, ControlError> {
+    match postcard::take_from_bytes(packet) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(ControlError::Garbled(format!("{} bytes follow it", rest.len()))),
+        Err(error) => Err(ControlError::Garbled(error.to_string())),
     }
 }
 
@@ -279,6 +291,39 @@ mod tests {
         let (a, b) = ControlSocket::pair().unwrap();
         rustix::net::send(&a, &[0xff; 40], SendFlags::empty()).unwrap();
         assert!(matches!(b.receive::<ToShard>(), Err(ControlError::Garbled(_))));
+    }
+
+    #[test]
+    fn bytes_behind_a_message_are_garbage() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        let mut packet = postcard::to_stdvec(&FromShard::Ready).unwrap();
+        packet.push(0);
+        rustix::net::send(&a, &packet, SendFlags::empty()).unwrap();
+        assert!(matches!(b.receive::<FromShard>(), Err(ControlError::Garbled(_))));
+    }
+
+    #[test]
+    fn descriptors_that_nobody_asked_for_are_closed_even_when_there_are_too_many() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        let packet = postcard::to_stdvec(&FromShard::Ready).unwrap();
+        let (pipe_out, pipe_in) = rustix::pipe::pipe().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let many = [pipe_in.as_fd(); 64];
+        control.push(SendAncillaryMessage::ScmRights(&many));
+        rustix::net::sendmsg(&a, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL).unwrap();
+        assert!(matches!(b.receive::<FromShard>(), Err(ControlError::Garbled(_))));
+        // The pipe ends when the last copy of its writing end is closed.
+        drop(pipe_in);
+        assert_eq!(rustix::io::read(&pipe_out, &mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_largest_packet_goes_through_as_the_kernel_is_set_up() {
+        let (a, b) = ControlSocket::pair().unwrap();
+        let reason = "x".repeat(PACKET_BYTES_MAX - 8);
+        a.send(&FromShard::Failed { reason: reason.clone() }, &[]).unwrap();
+        assert_eq!(b.receive::<FromShard>().unwrap().0, FromShard::Failed { reason });
     }
 
     #[test]

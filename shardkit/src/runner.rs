@@ -16,7 +16,7 @@ use crate::shard::Shard;
 use crossbeam::channel::{self, Receiver, Sender};
 use shard_runtime::control::{
     COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION,
-    ToShard, Welcome, Wire,
+    ToShard, Welcome, Wire, decode,
 };
 use shard_runtime::id::{ComponentId, LinkId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
@@ -112,7 +112,7 @@ impl<S: Shard> Runner<S> {
                 "the composer did not begin with a welcome; build both from the same release",
             ));
         };
-        let component: Component = postcard::from_bytes(&welcome.spec)?;
+        let component: Component = decode(&welcome.spec)?;
         let [bell, stats] = <[OwnedFd; 2]>::try_from(fds).map_err(|fds| {
             Error::new(format!("a welcome came with {} descriptors instead of 2", fds.len()))
         })?;

@@ -60,6 +60,20 @@ fn needs_that_the_host_cannot_meet_are_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_configuration_that_no_packet_holds_is_refused_before_anything_starts() {
+    let _alone = alone();
+    let config = format!("config = {{ text = \"{}\" }}", "x".repeat(60 << 10));
+    let ports = (0..1000).map(|port| format!("port-{port} = \"{}\"\n", "t".repeat(64)));
+    let at = "[component.echo.in]\n";
+    let text = manifest_text(misfit(), &["echo"], &config);
+    let text = text.replace(at, &(at.to_owned() + &ports.collect::<String>()));
+    let manifest = Manifest::parse(&text, "faults.toml").unwrap_or_else(|error| panic!("{error}"));
+    let error =
+        Composer::builder(manifest).launcher(misfit()).start().err().expect("it can't start").to_string();
+    assert!(error.contains("`echo`") && error.contains("name that in the configuration"), "{error}");
+}
+
+#[test]
 fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
     let _alone = alone();
     for (way, says) in [
