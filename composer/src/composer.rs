@@ -1,14 +1,14 @@
 //! The composer as an embedding program uses it.
 
-use crate::core::{CompositionId, Refusal, SessionState, ShardState};
+use crate::core::{CompositionId, Refusal, SessionState, ShardState, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::host::Cores;
-use crate::hub::{Ending, Hub};
+use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::Inner;
 use crate::launcher::{Launcher, LauncherError};
 use crate::shell::{Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
-use shard_runtime::id::{SessionId, ShardId};
+use shard_runtime::id::{LinkId, SessionId, ShardId};
 use shard_runtime::region::RegionError;
 use shard_runtime::stats::StatsReader;
 use shard_runtime::topology::Topology;
@@ -18,6 +18,7 @@ use shardkit::application::Application;
 use shardkit::error::PortError;
 use shardkit::manifest::{Host, Manifest, ManifestError, ProgramError, resolve_program};
 use shardkit::{CallId, In, Out, SendError, Wire};
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -262,6 +263,26 @@ pub struct ShardInfo {
     pub since: Duration,
 }
 
+/// One end of a link as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkEnd {
+    /// The shard; `None` for the program that holds the composer, which has no statistics page.
+    pub shard: Option<ShardId>,
+    /// Its component's name.
+    pub component: String,
+    /// The link's number there: where the shard's statistics page counts it.
+    pub link: LinkId,
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shard {
+            Some(shard) => write!(f, "{} {}", self.component, shard.0),
+            None => f.write_str(&self.component),
+        }
+    }
+}
+
 /// A session as people see it.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
@@ -423,6 +444,21 @@ impl Composer {
             since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
         };
         hub.core.shards().map(info).collect()
+    }
+
+    /// The links between shards, and to this program, one entry for each direction: who sends, who receives.
+    pub fn links(&self) -> Vec<[LinkEnd; 2]> {
+        let inner = self.inner();
+        let hub = inner.lock();
+        let info = |end: WireEnd| {
+            let component = inner.application.component(end.component).name.clone();
+            LinkEnd { shard: shard_of(end), component, link: slot(end) }
+        };
+        let both = |wire: [WireEnd; 2]| {
+            let [a, b] = wire.map(info);
+            [[a.clone(), b.clone()], [b, a]]
+        };
+        hub.core.wires().flat_map(both).collect()
     }
 
     /// The sessions.

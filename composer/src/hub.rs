@@ -7,7 +7,7 @@
 //!
 //! Invariant: whoever gives the lock back has armed the control links, so that whatever comes wakes the clerk.
 
-use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId};
+use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, WireEnd};
 use crate::embed::Embed;
 use shard_runtime::clock;
 use shard_runtime::control::COMPOSER_LINK;
@@ -370,4 +370,20 @@ impl Hub {
 /// A slot in a shard's own table of links: its first is the composer's.
 pub(crate) fn at_shard(link: LinkId) -> LinkId {
     LinkId(link.0 + COMPOSER_LINK.0 + 1)
+}
+
+/// The number that this end knows its link by.
+pub(crate) fn slot(end: WireEnd) -> LinkId {
+    match end.end {
+        End::Embedder => end.link,
+        End::Shard(_) => at_shard(end.link),
+    }
+}
+
+/// The shard of this end; `None` for the embedder.
+pub(crate) fn shard_of(end: WireEnd) -> Option<ShardId> {
+    match end.end {
+        End::Embedder => None,
+        End::Shard(shard) => Some(shard),
+    }
 }

@@ -33,7 +33,8 @@ mod launcher;
 mod shell;
 
 pub use composer::{
-    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, NotWarm, Session, SessionInfo, ShardInfo, StartError,
+    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, Session, SessionInfo, ShardInfo,
+    StartError,
 };
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
 pub use hub::Ending;

@@ -9,7 +9,7 @@
 use crate::core::{Effect, End, Event, Exit, KillReason, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::host::Cores;
-use crate::hub::{Hub, Slow, at_shard};
+use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page};
 use crate::launcher::{FromLauncher, Launch, Launcher};
 use mio::unix::SourceFd;
@@ -611,20 +611,6 @@ fn mirror(wire: &Wire, link: LinkId, component: ComponentId, shard: Option<Shard
         out_ring_bytes: wire.in_ring_bytes,
         in_message_bytes_max: wire.out_message_bytes_max,
         out_message_bytes_max: wire.in_message_bytes_max,
-    }
-}
-
-fn slot(end: WireEnd) -> LinkId {
-    match end.end {
-        End::Embedder => end.link,
-        End::Shard(_) => at_shard(end.link),
-    }
-}
-
-fn shard_of(end: WireEnd) -> Option<ShardId> {
-    match end.end {
-        End::Embedder => None,
-        End::Shard(shard) => Some(shard),
     }
 }
 

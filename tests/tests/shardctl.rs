@@ -81,7 +81,9 @@ fn a_running_application_is_listed_watched_used_and_ended() {
     let session = String::from_utf8_lossy(&composed.stdout).trim().to_owned();
     assert!(text(&place.ask(&["ps"])).contains(&session));
     let top = text(&place.ask(&["top", "--once", "--interval-ms", "50"]));
-    assert!(top.contains("transit p50") && top.contains("echo"), "{top}");
+    assert!(top.contains("transit p50") && top.contains("messages/s"), "{top}");
+    let link = |from: &str, to: &str| top.lines().any(|line| line.starts_with(from) && line.contains(to));
+    assert!(link("embedder", "echo ") && link("echo ", "embedder"), "each direction is a link: {top}");
     assert!(place.ask(&["end", &session]).status.success());
     assert_eq!(place.ask(&["end", &session]).status.code(), Some(1));
     assert_eq!(place.ask(&["compose", "nothing"]).status.code(), Some(1));

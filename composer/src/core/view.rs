@@ -1,6 +1,6 @@
 //! What `ps` and `top` see: read-only, in a stable order, without a copy of anything.
 
-use super::event::CompositionId;
+use super::event::{CompositionId, WireEnd};
 use super::sessions::SessionState;
 use super::shards::{Shard, ShardState};
 use super::{Core, KillReason, RequestId};
@@ -76,6 +76,12 @@ impl Core {
     /// How many sessions there are, those that open or close included.
     pub fn session_count(&self) -> usize {
         self.sessions.in_use
+    }
+
+    /// Both ends of every wire that is up, by slot.
+    pub fn wires(&self) -> impl Iterator<Item = [WireEnd; 2]> {
+        let up = self.wires.table.iter().filter(|wire| wire.in_use && wire.up);
+        up.map(|wire| wire.sides.map(|side| self.wire_end(side)))
     }
 
     /// How many requests wait, for room or for wires.

@@ -185,7 +185,7 @@ impl Core {
     }
 
     /// The end of a wire that a side stands for.
-    fn wire_end(&self, side: Side) -> WireEnd {
+    pub(super) fn wire_end(&self, side: Side) -> WireEnd {
         let (end, component) = match side.shard {
             NONE => (End::Embedder, self.shape.embedder.unwrap_or(ComponentId(u16::MAX))),
             shard => (End::Shard(self.shards.get(shard).id), self.shards.component_id(shard)),

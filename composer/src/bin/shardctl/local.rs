@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
     Ps,
+    /// Who sends to whom.
+    Links,
     Compose {
         composition: Option<String>,
     },
@@ -29,6 +31,7 @@ pub(crate) enum Question {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Ps { application: String, shards: Vec<ShardRow>, sessions: Vec<SessionRow>, waiting: u64 },
+    Links(Vec<LinkRow>),
     Composed { session: SessionId, took_ns: u64, cold_shards: u16 },
     Ended,
     Page,
@@ -44,6 +47,18 @@ pub(crate) struct ShardRow {
     pub(crate) sessions: u32,
     pub(crate) capacity: u32,
     pub(crate) since_s: f64,
+}
+
+/// One direction between two ends, and where it is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct LinkRow {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// The shard whose statistics page counts it, and its number there.
+    pub(crate) shard: u32,
+    pub(crate) link: u16,
+    /// Whether that shard is the one that sends.
+    pub(crate) sends: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,13 +1,15 @@
-//! `shardctl top`: a live table, read from the shards' statistics pages. The shards notice nothing of it.
+//! `shardctl top`: live tables of shards and links, read from the shards' statistics pages. The shards notice nothing of
+//! it.
 
-use crate::local::{Answer, Question, ShardRow, Target};
+use crate::local::{Answer, LinkRow, Question, ShardRow, Target};
 use crate::{Failure, Outcome};
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode};
-use ratatui::layout::Constraint;
+use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Modifier, Style};
 use ratatui::widgets::{Cell, Row, Table};
-use shard_runtime::stats::{Counter, Histogram, StatsReader, Timing};
+use shard_runtime::id::LinkId;
+use shard_runtime::stats::{Counter, Histogram, LinkCounts, StatsReader, Timing};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -38,8 +40,19 @@ const COLUMNS: [&str; 14] = [
     "handler p50",
     "p99",
     "parks/s",
-    "full",
+    "paused on",
 ];
+const LINK_COLUMNS: [&str; 6] = ["from", "to", "messages/s", "MB/s", "ring full", "waiting"];
+
+type ShardCells = [String; COLUMNS.len()];
+type LinkCells = [String; LINK_COLUMNS.len()];
+
+/// What is known from earlier looks.
+#[derive(Default)]
+struct Known {
+    pages: HashMap<u32, Page>,
+    links: HashMap<LinkRow, (Instant, LinkCounts)>,
+}
 
 /// A shard's page, and what it said at the last look.
 struct Page {
@@ -49,15 +62,14 @@ struct Page {
 
 struct Seen {
     at: Instant,
-    counters: [u64; 5],
+    counters: [u64; 4],
     transit: Histogram,
     handler: Histogram,
 }
 
 impl Seen {
     fn now(page: &StatsReader) -> Self {
-        let counters =
-            [Counter::MessagesIn, Counter::MessagesOut, Counter::BytesIn, Counter::Parks, Counter::RingsFull];
+        let counters = [Counter::MessagesIn, Counter::MessagesOut, Counter::BytesIn, Counter::Parks];
         Self {
             at: Instant::now(),
             counters: counters.map(|counter| page.counter(counter)),
@@ -70,16 +82,18 @@ impl Seen {
 impl Top {
     pub(crate) fn run(self) -> Outcome {
         let interval = Duration::from_millis(self.interval_ms.max(50));
-        let mut pages = HashMap::new();
-        self.look(&mut pages)?;
+        let mut known = Known::default();
+        self.look(&mut known)?;
         if self.once {
             std::thread::sleep(interval);
-            let rows = self.look(&mut pages)?;
-            print_text(&rows);
+            let (shards, links) = self.look(&mut known)?;
+            print_text(&COLUMNS, &shards);
+            println!();
+            print_text(&LINK_COLUMNS, &links);
             return Ok(());
         }
         let mut terminal = ratatui::try_init().map_err(Failure::run)?;
-        let outcome = self.watch(&mut terminal, &mut pages, interval);
+        let outcome = self.watch(&mut terminal, &mut known, interval);
         ratatui::restore();
         outcome
     }
@@ -87,12 +101,19 @@ impl Top {
     fn watch(
         &self,
         terminal: &mut ratatui::DefaultTerminal,
-        pages: &mut HashMap<u32, Page>,
+        known: &mut Known,
         interval: Duration,
     ) -> Outcome {
         loop {
-            let rows = self.look(pages)?;
-            terminal.draw(|frame| frame.render_widget(table(&rows), frame.area())).map_err(Failure::run)?;
+            let (shards, links) = self.look(known)?;
+            let draw = |frame: &mut ratatui::Frame<'_>| {
+                let heights = [Constraint::Length(shards.len() as u16 + 2), Constraint::Fill(1)];
+                let [above, below] = Layout::vertical(heights).areas(frame.area());
+                let widths = [6, 16, 10, 8, 9, 10, 10, 9, 11, 10, 11, 10, 9, 20];
+                frame.render_widget(table(&COLUMNS, &shards, &widths), above);
+                frame.render_widget(table(&LINK_COLUMNS, &links, &[20, 20, 12, 9, 10, 8]), below);
+            };
+            terminal.draw(draw).map_err(Failure::run)?;
             let until = Instant::now() + interval;
             while event::poll(until.saturating_duration_since(Instant::now())).map_err(Failure::run)? {
                 if let Event::Key(key) = event::read().map_err(Failure::run)?
@@ -104,29 +125,35 @@ impl Top {
         }
     }
 
-    /// A row for each shard, with rates since the last look.
-    fn look(&self, pages: &mut HashMap<u32, Page>) -> Result<Vec<[String; 14]>, Failure> {
-        let (Answer::Ps { shards, .. }, _) = self.target.ask(&Question::Ps)? else {
-            return Err(Failure::run(
-                "the answer is none to this question; use the same release on both sides",
-            ));
-        };
-        pages.retain(|id, _| shards.iter().any(|shard| shard.id == *id));
+    /// A row for each shard and each link, with rates since the last look; the busiest links first.
+    fn look(&self, known: &mut Known) -> Result<(Vec<ShardCells>, Vec<LinkCells>), Failure> {
+        let strange =
+            || Failure::run("the answer is none to this question; use the same release on both sides");
+        let (Answer::Ps { shards, .. }, _) = self.target.ask(&Question::Ps)? else { return Err(strange()) };
+        let (Answer::Links(mut links), _) = self.target.ask(&Question::Links)? else { return Err(strange()) };
+        known.pages.retain(|id, _| shards.iter().any(|shard| shard.id == *id));
         for shard in &shards {
-            if !pages.contains_key(&shard.id)
+            if !known.pages.contains_key(&shard.id)
                 && let Ok((Answer::Page, fds)) = self.target.ask(&Question::Page { shard: shard.id })
                 && let Some(page) = fds.first().and_then(|fd| StatsReader::map(fd.as_fd()).ok())
             {
                 let seen = Seen::now(&page);
-                pages.insert(shard.id, Page { page, seen });
+                known.pages.insert(shard.id, Page { page, seen });
             }
         }
-        Ok(shards.iter().map(|shard| row(shard, pages.get_mut(&shard.id))).collect())
+        links.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+        let rows =
+            shards.iter().map(|shard| shard_row(shard, known.pages.get_mut(&shard.id), &links)).collect();
+        known.links.retain(|link, _| links.contains(link));
+        let mut rates: Vec<(f64, LinkCells)> =
+            links.iter().filter_map(|link| link_row(link, known)).collect();
+        rates.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        Ok((rows, rates.into_iter().map(|(_, cells)| cells).collect()))
     }
 }
 
-fn row(shard: &ShardRow, page: Option<&mut Page>) -> [String; 14] {
-    let mut cells = [const { String::new() }; 14];
+fn shard_row(shard: &ShardRow, page: Option<&mut Page>, links: &[LinkRow]) -> ShardCells {
+    let mut cells = ShardCells::default();
     cells[0] = shard.id.to_string();
     cells[1] = shard.component.clone();
     cells[2] = shard.state.clone();
@@ -146,9 +173,38 @@ fn row(shard: &ShardRow, page: Option<&mut Page>) -> [String; 14] {
         cells[at] = histogram.quantile_ns(quantile).map_or("-".into(), time);
     }
     cells[12] = format!("{:.0}", rate(3));
-    cells[13] = now.counters[4].to_string();
+    cells[13] = match page.page.counter(Counter::PausedOn) {
+        0 => "-".into(),
+        link => links
+            .iter()
+            .find(|row| row.sends && row.shard == shard.id && u64::from(row.link) + 1 == link)
+            .map_or_else(|| format!("link {}", link - 1), |row| row.to.clone()),
+    };
     page.seen = now;
     cells
+}
+
+/// The link's rate and its row; `None` as long as its page is not there.
+fn link_row(link: &LinkRow, known: &mut Known) -> Option<(f64, LinkCells)> {
+    let counts = known.pages.get(&link.shard)?.page.link(LinkId(link.link));
+    let now = Instant::now();
+    let (then, before) = known.links.insert(link.clone(), (now, counts)).unwrap_or((now, counts));
+    let seconds = now.duration_since(then).as_secs_f64().max(1e-3);
+    let of = |counts: &LinkCounts| {
+        if link.sends {
+            (counts.messages_out, counts.bytes_out)
+        } else {
+            (counts.messages_in, counts.bytes_in)
+        }
+    };
+    let ((messages, bytes), (messages_before, bytes_before)) = (of(&counts), of(&before));
+    let rate = messages.saturating_sub(messages_before) as f64 / seconds;
+    let megabytes = bytes.saturating_sub(bytes_before) as f64 / seconds / 1e6;
+    // Only the sender knows how often its ring was full.
+    let [full, waiting] =
+        [counts.full, counts.waiting].map(|count| if link.sends { count.to_string() } else { "-".into() });
+    let (messages, bytes) = (format!("{rate:.0}"), format!("{megabytes:.2}"));
+    Some((rate, [link.from.clone(), link.to.clone(), messages, bytes, full, waiting]))
 }
 
 fn time(ns: u64) -> String {
@@ -159,16 +215,19 @@ fn time(ns: u64) -> String {
     }
 }
 
-fn table(rows: &[[String; 14]]) -> Table<'static> {
-    let widths = [6, 16, 10, 8, 9, 10, 10, 9, 11, 10, 11, 10, 9, 7].map(Constraint::Length);
-    let header = Row::new(COLUMNS.map(Cell::from)).style(Style::new().add_modifier(Modifier::BOLD));
-    Table::new(rows.iter().map(|cells| Row::new(cells.clone().map(Cell::from))).collect::<Vec<_>>(), widths)
-        .header(header)
+fn table<const N: usize>(
+    columns: &[&'static str; N],
+    rows: &[[String; N]],
+    widths: &[u16; N],
+) -> Table<'static> {
+    let header = Row::new(columns.map(Cell::from)).style(Style::new().add_modifier(Modifier::BOLD));
+    let rows: Vec<Row<'_>> = rows.iter().map(|cells| Row::new(cells.clone().map(Cell::from))).collect();
+    Table::new(rows, widths.map(Constraint::Length)).header(header)
 }
 
-fn print_text(rows: &[[String; 14]]) {
-    let all: Vec<[String; 14]> =
-        std::iter::once(COLUMNS.map(String::from)).chain(rows.iter().cloned()).collect();
+fn print_text<const N: usize>(columns: &[&str; N], rows: &[[String; N]]) {
+    let all: Vec<[String; N]> =
+        std::iter::once(columns.map(String::from)).chain(rows.iter().cloned()).collect();
     let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     for row in &all {
         let line: Vec<String> =

@@ -1,10 +1,10 @@
 //! `shardctl up`: runs an application in the foreground and answers the other verbs over a local socket.
 
-use crate::local::{Answer, Question, SessionRow, ShardRow, connect, socket_path};
+use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, connect, socket_path};
 use crate::{Failure, ManifestArg, Outcome, log};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use shard_composer::{Composer, Session};
+use shard_composer::{Composer, LinkEnd, Session};
 use shard_runtime::control::ControlSocket;
 use shard_runtime::id::{SessionId, ShardId};
 use std::collections::HashMap;
@@ -153,6 +153,7 @@ impl Server {
     fn find(&self, question: Question) -> (Answer, Option<OwnedFd>) {
         let answer = match question {
             Question::Ps => self.ps(),
+            Question::Links => self.links(),
             Question::Compose { composition } => self.compose(composition),
             Question::End { session } => {
                 let held = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
@@ -173,6 +174,19 @@ impl Server {
             }
         };
         (answer, None)
+    }
+
+    fn links(&self) -> Answer {
+        let row = |[from, to]: [LinkEnd; 2]| {
+            let (shard, link, sends) = match (from.shard, to.shard) {
+                (Some(shard), _) => (shard, from.link, true),
+                (None, Some(shard)) => (shard, to.link, false),
+                (None, None) => return None,
+            };
+            let (from, to) = (from.to_string(), to.to_string());
+            Some(LinkRow { from, to, shard: shard.0, link: link.0, sends })
+        };
+        Answer::Links(self.composer.links().into_iter().filter_map(row).collect())
     }
 
     fn ps(&self) -> Answer {
