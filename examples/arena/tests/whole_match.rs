@@ -5,8 +5,7 @@ use arena::auth::{Auth, AuthConfig, DEMO_NAMES};
 use arena::inventory::Inventory;
 use arena::messages::*;
 use arena::physics::{Match, MatchConfig};
-use arena::render::{Film, Image, Printing, contact_sheet, scene};
-use std::time::{Duration, Instant};
+use arena::render::{Film, Image, contact_sheet, scene};
 
 /// A match in the middle: its physics, its bots and its film.
 struct Running {
@@ -14,8 +13,6 @@ struct Running {
     squad: Squad,
     film: Film,
     start: Start,
-    thinking: Duration,
-    stepping: Duration,
 }
 
 impl Running {
@@ -24,16 +21,12 @@ impl Running {
         joins.iter().for_each(|join| game.join(join, auth.key(), 0).unwrap());
         let start = game.start();
         let (squad, film) = (Squad::new(&start), Film::new(&start));
-        Self { game, squad, film, start, thinking: Duration::ZERO, stepping: Duration::ZERO }
+        Self { game, squad, film, start }
     }
 
     fn tick(&mut self) -> World {
-        let begin = Instant::now();
         let world = self.game.step();
-        self.stepping += begin.elapsed();
-        let begin = Instant::now();
         let bots = self.squad.think(&world);
-        self.thinking += begin.elapsed();
         bots.inputs.iter().for_each(|input| self.game.input(input));
         // People who drive in circles and shoot at the middle.
         for (n, seat) in self.start.seats.iter().enumerate().filter(|(_, seat)| !seat.player.is_bot()) {
@@ -142,45 +135,4 @@ fn an_empty_run_and_an_empty_film_still_make_pictures() {
     let poster = film.poster(&report, true).unwrap();
     assert!(Image::from_png(&poster.highlights_png).is_ok());
     assert!(contact_sheet(&[]).png().is_ok());
-}
-
-/// `cargo test --release -p arena -- --ignored --nocapture` prints what a tick costs.
-#[test]
-#[ignore = "a measurement"]
-fn a_tick_of_eight_players_takes_well_under_a_millisecond() {
-    let auth = Auth::new(AuthConfig { memory_kib: 8, passes: 1, ..AuthConfig::default() }).unwrap();
-    let config = MatchConfig { players: 8, ticks: 3_600, ..MatchConfig::default() };
-    let mut running = Running::new(config, &[], &auth);
-    let mut worst = Duration::ZERO;
-    while !running.game.is_over() {
-        let before = running.stepping + running.thinking;
-        running.tick();
-        worst = worst.max(running.stepping + running.thinking - before);
-    }
-    let (stepping, thinking) = (running.stepping / 3_600, running.thinking / 3_600);
-    let begin = Instant::now();
-    let image = running.film.image();
-    let drawing = begin.elapsed();
-    let png = image.png().unwrap();
-    let encoding = begin.elapsed() - drawing;
-    let mut printing = Printing::new(&running.film, running.game.report(), true);
-    let mut steps = Vec::new();
-    loop {
-        let begin = Instant::now();
-        let done = printing.step(&running.film).unwrap();
-        steps.push(begin.elapsed());
-        if done.is_some() {
-            break;
-        }
-    }
-    println!("a poster: {} steps, the longest {:?}", steps.len(), steps.iter().max());
-    let begin = Instant::now();
-    running.film.poster(&running.game.report(), true).unwrap();
-    println!("a tick: physics {stepping:?}, ai {thinking:?}, worst of both {worst:?}");
-    println!(
-        "a frame: drawn in {drawing:?}, encoded in {encoding:?}, {} bytes; a poster {:?}",
-        png.len(),
-        begin.elapsed()
-    );
-    assert!(stepping + thinking < Duration::from_millis(1));
 }
