@@ -17,7 +17,7 @@
 //!
 //! **A quiet ring goes home.** While its consumer polls and keeps up, the producer of single messages skips back to
 //! the start of the data every few messages, so the same few cache lines go back and forth, whatever the capacity.
-//! That halves a round trip on processors whose caches dislike wandering lines (docs/adr/0003).
+//! That halves a round trip on processors that prefetch behind a reader who walks on (docs/adr/0003).
 //!
 //! Both sides know the capacity from whoever handed them the ring, and keep their own position. What they read from
 //! the page is checked before use: a ring that breaks its rules is closed with a [`RingError`].
@@ -47,7 +47,7 @@ pub const BATCH_BYTES_MAX: u64 = 8192;
 /// … or this many frames.
 pub const BATCH_FRAMES_MAX: u32 = 128;
 /// A quiet ring stays within about so many bytes.
-pub const HOME_BYTES: u64 = 1024;
+pub const HOME_BYTES: u64 = 192;
 
 pub(crate) const MAGIC_AT: usize = 0;
 pub(crate) const VERSION_AT: usize = 8;

@@ -277,19 +277,25 @@ impl RingWriter {
     fn settle(&mut self) {
         let bytes = self.position - self.batch_start;
         if self.position & (self.ring.capacity - 1) >= self.home_check {
-            self.go_home();
+            self.go_home(bytes);
         }
         let ahead = (self.ring.data_offset(self.position) + 64) & !63;
         self.ring.memory.prefetch_write(ahead, (bytes as usize).min(FETCH_BYTES_MAX));
     }
 
-    /// Skips to the start of the data if the consumer polls and keeps up and what was published was one frame.
+    /// Skips to the start of the data if the consumer polls and keeps up and what was published was one frame, of
+    /// `bytes`.
     ///
     /// The room that is skipped comes back when the consumer has passed it, so a consumer that sleeps or lags is
-    /// never skipped ahead of: a burst would find the ring full.
+    /// never skipped ahead of: a burst would find the ring full. And another frame like this one must fit at home
+    /// without asking the consumer again.
     #[inline(never)]
-    fn go_home(&mut self) {
+    fn go_home(&mut self, bytes: u64) {
         let offset = self.position & (self.ring.capacity - 1);
+        if offset < 2 * bytes + FRAME_ALIGN {
+            self.home_check = 2 * bytes + FRAME_ALIGN;
+            return;
+        }
         let polled = self.ring.header_word(MODE_AT).load(Ordering::Relaxed) == 0;
         // A broken head is found, and reported, when room is needed.
         let keeps_up = polled && self.refresh_head().is_ok() && self.head >= self.batch_start;
@@ -299,7 +305,7 @@ impl RingWriter {
             self.home_check = if offset < self.ring.capacity / 2 { offset * 2 } else { HOME_BYTES };
             return;
         }
-        self.home_check = HOME_BYTES.max((self.position - self.batch_start) * 2);
+        self.home_check = HOME_BYTES;
         let skip = CommitWord::new(gap as u32, PortId(0), Flags::PADDING).0;
         let at = self.position;
         self.position += gap;
