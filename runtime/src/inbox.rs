@@ -130,9 +130,7 @@ impl Inbound {
                 }
                 frame.append_to(&mut self.assembly);
                 // A fragment's room goes back at once, so that its producer can write the next.
-                if self.reader.release() {
-                    self.producer.room();
-                }
+                self.give_room();
                 if let Some(whole) = self.assemble(header, position)? {
                     self.count(self.assembly.len());
                     receiver.message(id, &whole, &self.assembly);
@@ -150,10 +148,19 @@ impl Inbound {
             taken += 1;
             receiver.message(id, &header, scratch);
         }
+        // After a single message its room waits for the next empty look: an answer should not queue behind this store.
+        if taken != 1 {
+            self.give_room();
+        }
+        Ok(taken)
+    }
+
+    /// Gives the room of what was read back to the producer.
+    #[inline(always)]
+    fn give_room(&mut self) {
         if self.reader.release() {
             self.producer.room();
         }
-        Ok(taken)
     }
 
     /// Joins a fragment to those before it; gives the message's header when it was the last.
@@ -283,6 +290,7 @@ impl Inbox {
             let id = self.hot[at];
             let link = self.links[usize::from(id.0)].as_deref_mut().expect("a hot link is attached");
             if !link.ready() || self.only.is_some_and(|only| only != id) {
+                link.give_room();
                 link.heat.silent_polls += 1;
                 at += 1;
                 continue;
@@ -367,6 +375,7 @@ impl Inbox {
         let mut heavy = false;
         for id in ids {
             let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { continue };
+            link.give_room();
             heavy |= !link.heat.careful;
             link.ring().arm(link.heat.careful);
             link.heat = Heat { hot: false, silent_polls: 0, careful: true, since_armed: 0 };

@@ -246,13 +246,12 @@ impl Channel for Loaned {
 
     #[inline]
     fn try_receive(&mut self, payload: &mut [u8]) -> Result<bool> {
-        let frame = self.bare.reader.take().map_err(Error::peer("ring"))?;
-        let there = frame.is_some();
-        if let Some(frame) = frame {
+        if let Some(frame) = self.bare.reader.take().map_err(Error::peer("ring"))? {
             frame.read(0, payload);
+            return Ok(true);
         }
-        self.bare.reader.release();
-        Ok(there)
+        self.bare.release();
+        Ok(false)
     }
 }
 
