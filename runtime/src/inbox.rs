@@ -29,6 +29,9 @@ const RELAX_AFTER: u32 = 256;
 /// How many messages of one link are taken in a round, so that no link starves the others.
 pub const DRAIN_MESSAGES_MAX: usize = 64;
 
+/// Room up to this part of the ring may be given back a moment later.
+const ROOM_KEPT_PART: u64 = 16;
+
 /// How a shard waits when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitStrategy {
@@ -148,8 +151,8 @@ impl Inbound {
             taken += 1;
             receiver.message(id, &header, scratch);
         }
-        // After a single message its room waits for the next empty look: an answer should not queue behind this store.
-        if taken != 1 {
+        // A little room waits for the next empty look: an answer should not queue behind this store.
+        if self.reader.unreleased() > self.reader.ring().capacity() as u64 / ROOM_KEPT_PART {
             self.give_room();
         }
         Ok(taken)

@@ -178,10 +178,11 @@ pub(super) fn a_message_larger_than_the_ring_arrives_whole<K: LinkKind>(kind: &K
     }
 }
 
-/// A loan of half the ring, header and extensions included, fits wherever the ring stands, once it is read; a byte
-/// more is refused by name, and the link goes on.
+/// A loan of half the ring, header and extensions included, fits wherever the ring stands, once all is read and the
+/// receiver has looked again; a byte more is refused by name, and the link goes on.
 pub(super) fn the_largest_loan_fits_at_every_offset_and_one_byte_more_is_refused<K: LinkKind>(kind: &K) {
     let lend_largest = |pair: &mut Pair<'_, K>, capacity: usize, flags: Flags| {
+        pair.turn();
         let header = Header { call: 1, stamp_ns: 2, ..header(9) }.flagged(flags);
         let most = capacity / 2 - HEADER_BYTES - flags.extension_bytes();
         let refused = SendError::TooLarge { bytes: most + 1, bytes_max: most };

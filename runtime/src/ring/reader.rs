@@ -103,6 +103,12 @@ impl RingReader {
         self.ring.header_word(STARVED_AT).swap(0, Ordering::AcqRel) != 0
     }
 
+    /// How many bytes were read whose room has not been given back.
+    #[inline(always)]
+    pub fn unreleased(&self) -> u64 {
+        self.position - self.released
+    }
+
     /// Whether the producer said that nothing more will come. What it published before is still to be read.
     pub fn producer_closed(&self) -> bool {
         self.ring.header_word(PRODUCER_CLOSED_AT).load(Ordering::Acquire) != 0
