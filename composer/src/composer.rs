@@ -144,7 +144,8 @@ impl Builder {
         let embed_bell = application.embedder.map(|_| create_bell("shard-embedder")).transpose()?;
         let embed = match (&embed_bell, application.embedder) {
             (Some(bell), Some(id)) => {
-                Some(Arc::new(Embed::new(application.component(id).clone(), Bell::map(bell)?)))
+                let component = application.component(id).clone();
+                Some(Arc::new(Embed::new(component, Bell::map(bell)?, Arc::clone(&waker))))
             }
             _ => None,
         };
@@ -169,7 +170,8 @@ impl Builder {
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 
-        // From here on an error drops the handle, which ends what was started.
+        // On an error above, dropping the launcher ends its helper. From here on it is the shell's: an error drops the
+        // handle, which ends what was started.
         let handle = Handle { inner: Arc::clone(&inner), threads: Mutex::default() };
         handle.spawn("shell", move || shell.run())?;
         handle.spawn("clerk", move || inner.serve_acks())?;
@@ -503,6 +505,10 @@ impl Composer {
 }
 
 /// A session: one user's run of the application. It ends when this is dropped.
+///
+/// It holds a clone of its [`Composer`], so the composer runs as long as any session is held. Where nothing else
+/// holds the composer, dropping the last session ends it and waits for its shards to be gone; call
+/// [`Composer::shut_down`] to end it earlier.
 pub struct Session {
     id: SessionId,
     cold_shards: u16,

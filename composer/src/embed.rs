@@ -4,7 +4,8 @@
 //! that wants something, on its own time; when nobody does, the mail clerk's thread sleeps on the bell and files
 //! what comes.
 //!
-//! Invariant: whoever gives the lock back has armed the links. The lock is never held while anyone sleeps.
+//! Invariant: whoever gives the lock back has armed the links. The lock is never held while anyone sleeps. A link that
+//! breaks wakes the shell.
 
 use crate::hub::Ending;
 use shard_runtime::clock;
@@ -18,7 +19,7 @@ use shardkit::{
     CallId, Config, Context, Endpoint, In, Message, Out, Rejected, Result, SendError, SessionMap, Shard, Wire,
 };
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How many messages may wait for the holder of one session. While so many wait, the embedder takes nothing more:
@@ -96,6 +97,7 @@ struct State {
     endpoint: Endpoint,
     boxes: Boxes,
     broken: Vec<(LinkId, RingError)>,
+    shell: Arc<mio::Waker>,
     /// How many threads sleep until something is filed.
     waiters: usize,
     stop: bool,
@@ -110,11 +112,12 @@ pub(crate) struct Embed {
 }
 
 impl Embed {
-    pub(crate) fn new(component: Component, bell: Bell) -> Self {
+    pub(crate) fn new(component: Component, bell: Bell, shell: Arc<mio::Waker>) -> Self {
         let config = Config::of_embedder(component.clone());
         let endpoint = Endpoint::new(ShardId(u32::MAX), component, bell, None);
         let sleeper = endpoint.sleeper();
-        let state = State { endpoint, boxes: Boxes::default(), broken: Vec::new(), waiters: 0, stop: false };
+        let (boxes, broken) = (Boxes::default(), Vec::new());
+        let state = State { endpoint, boxes, broken, shell, waiters: 0, stop: false };
         Self { state: Mutex::new(state), sleeper, filed: Condvar::new(), config }
     }
 
@@ -326,6 +329,8 @@ impl State {
         let taken = self.endpoint.poll(&mut self.boxes);
         while let Some(broken) = self.endpoint.take_broken() {
             self.broken.push(broken);
+            // It fails only when the shell is gone: then everything has ended.
+            let _ = self.shell.wake();
         }
         taken
     }

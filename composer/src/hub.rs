@@ -150,6 +150,11 @@ impl Hub {
         self.inbox.sleeper()
     }
 
+    /// What wakes the clerk.
+    pub(crate) fn ringer(&self) -> shard_runtime::wake::Ringer {
+        self.inbox.ringer()
+    }
+
     /// A free control link, for a shard that is about to be launched; `None` when all are taken.
     pub(crate) fn reserve_link(&mut self, shard: ShardId) -> Option<LinkId> {
         let at = self.owners.iter().position(Option::is_none)?;

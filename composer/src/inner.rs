@@ -131,6 +131,7 @@ impl Inner {
 
     /// Everything has ended: wakes whoever still waits.
     pub(crate) fn finish(&self) {
+        self.lock().ringer().call_in();
         if let Some(embed) = &self.embed {
             embed.stop();
         }

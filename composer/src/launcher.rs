@@ -8,9 +8,10 @@
 //! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::Shutdown;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV};
+use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV, Packet};
 use shard_runtime::id::ShardId;
 use shard_runtime::process::{Spawn, Spawned, spawn};
 use std::fs::File;
@@ -83,7 +84,8 @@ pub fn take_over() {
     std::process::exit(code);
 }
 
-/// The helper as the composer sees it.
+/// The helper as the composer sees it. When this is dropped the helper ends, with what is left of its children, and is
+/// reaped.
 pub(crate) struct Launcher {
     pub(crate) socket: ControlSocket,
     child: Child,
@@ -97,24 +99,25 @@ impl Launcher {
             None => find()?,
         };
         let (ours, theirs) = ControlSocket::pair()?;
+        ours.set_nonblocking()?;
         let child = Command::new(&program)
             .env(LAUNCHER_ENV, "1")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .map_err(|source| LauncherError::NotStarted { program, source })?;
-        ours.set_nonblocking()?;
         Ok(Self { socket: ours, child })
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
 
-    /// Closes the socket and waits for the helper, which takes what is left of its children with it.
-    pub(crate) fn end(self) {
-        let Self { socket, mut child } = self;
-        drop(socket);
-        let _ = child.wait();
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // The helper may be gone already.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let _ = self.child.wait();
     }
 }
 
@@ -151,13 +154,14 @@ fn serve() -> Result<(), ControlError> {
     let _placeholders = occupy(CONTROL_FD)?;
     let socket = ControlSocket::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
     let mut shards: Vec<Shard> = Vec::new();
+    let mut packet = Packet::new();
     loop {
         let ended = wait(&socket, &shards)?;
         for at in ended.shards.into_iter().rev() {
             report(&socket, shards.swap_remove(at));
         }
         if ended.socket {
-            match socket.receive::<Launch>() {
+            match socket.receive::<Launch>(&mut packet) {
                 Ok((launch, fds)) => shards.extend(start(&socket, &launch, fds)?),
                 Err(error) => {
                     kill_all(shards);

@@ -4,7 +4,8 @@
 //! the core decides comes over a channel, in order.
 //!
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` in the end, for every `Wire` one `Wired` or
-//! `WireFailed` unless one of its ends is gone.
+//! `WireFailed` unless one of its ends is gone. No shard keeps the shell busy: one that sends more messages than the
+//! protocol has for it is killed.
 
 use crate::core::{Effect, End, Event, Exit, KillReason, WireEnd, WireId};
 use crate::embed::Embed;
@@ -17,7 +18,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Signal, pidfd_send_signal};
 use shard_runtime::clock;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, ToShard, Welcome, Wire,
+    COMPOSER_LINK, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::region::Region;
@@ -25,6 +26,7 @@ use shard_runtime::ring::Ring;
 use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::create_bell;
 use shardkit::open_wire;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,6 +45,12 @@ const CONTROL_MESSAGE_BYTES_MAX: u32 = 2048;
 /// The longest that the shell sleeps without looking at the core's deadlines.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// So many messages a shard may send at most, if it is wired to nobody: hello, ready, what it says of the link to the
+/// composer, and, from either of its threads, that it failed.
+const MESSAGES_MAX: u32 = 4 + MESSAGES_PER_WIRE_MAX;
+/// So many more it may send for each wire: that it has it, and that it broke.
+const MESSAGES_PER_WIRE_MAX: u32 = 2;
+
 /// A shard as the shell sees it.
 struct Shard {
     component: ComponentId,
@@ -58,6 +66,25 @@ struct Shard {
     launched_ns: u64,
     /// The shard's end of its socket, until it is launched.
     theirs: Option<ControlSocket>,
+    /// How many messages it may still send.
+    messages_left: Cell<u32>,
+}
+
+impl Shard {
+    /// The shard's next message. Descriptors that come with it are closed: it has none to give.
+    fn receive(&self, packet: &mut Packet) -> Result<FromShard, ControlError> {
+        let (message, _) = self.socket.receive(packet)?;
+        let left = self.messages_left.get().checked_sub(1);
+        self.messages_left.set(left.ok_or_else(|| {
+            ControlError::Garbled("the shard has said all that there is to say already".into())
+        })?);
+        Ok(message)
+    }
+
+    fn send_wire(&self, wire: Wire, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+        self.messages_left.set(self.messages_left.get().saturating_add(MESSAGES_PER_WIRE_MAX));
+        self.socket.send(&ToShard::Wire(wire), fds)
+    }
 }
 
 /// A wire that waits for its ends to say that they have it.
@@ -76,6 +103,7 @@ pub(crate) struct Shell {
     quiet: bool,
     shards: HashMap<ShardId, Shard>,
     wiring: HashMap<WireId, Pending>,
+    packet: Packet,
     embed_bell: Option<Region>,
     hub_bell: Region,
     cores: Cores,
@@ -108,6 +136,7 @@ impl Shell {
             quiet,
             shards,
             wiring,
+            packet: Packet::new(),
             embed_bell,
             hub_bell,
             cores,
@@ -132,11 +161,8 @@ impl Shell {
             }
             self.obey();
             self.look_at_time();
-            self.look_at_broken_links();
         }
-        if let Some(launcher) = self.launcher.take() {
-            launcher.end();
-        }
+        self.launcher = None;
         self.inner.finish();
     }
 
@@ -214,6 +240,7 @@ impl Shell {
             doomed: false,
             launched_ns: clock::now_ns(),
             theirs: Some(theirs),
+            messages_left: Cell::new(MESSAGES_MAX),
         };
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher)?;
         let declared = spec.program.as_ref().ok_or(LaunchError::NoProgram)?;
@@ -228,7 +255,7 @@ impl Shell {
 
     fn ready(&mut self, token: Token) {
         match token {
-            WAKER => {}
+            WAKER => self.look_at_broken_links(),
             LAUNCHER => self.hear_launcher(),
             Token(number) => {
                 let shard = ShardId(((number - FIRST_SHARD) / 2) as u32);
@@ -239,7 +266,7 @@ impl Shell {
 
     fn hear_launcher(&mut self) {
         while let Some(launcher) = &self.launcher {
-            match launcher.socket.receive::<FromLauncher>() {
+            match launcher.socket.receive::<FromLauncher>(&mut self.packet) {
                 Ok((message, fds)) => self.heard_launcher(message, fds),
                 Err(error) if would_block(&error) => return,
                 Err(error) => return self.lost_launcher(&error),
@@ -278,7 +305,6 @@ impl Shell {
         if let Some(launcher) = self.launcher.take() {
             let fd = launcher.socket.as_fd().as_raw_fd();
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-            launcher.end();
         }
         self.tell(Event::ShutDown);
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
@@ -291,12 +317,13 @@ impl Shell {
 
     fn hear(&mut self, shard: ShardId) {
         while let Some(entry) = self.shards.get(&shard) {
-            match entry.socket.receive::<FromShard>() {
-                Ok((message, _)) => self.heard(shard, message),
+            match entry.receive(&mut self.packet) {
+                Ok(message) => self.heard(shard, message),
                 Err(error) if would_block(&error) => return,
                 Err(error) => {
                     if !matches!(error, ControlError::Closed) {
                         tracing::error!(%shard, component = self.name(shard), %error, "shard is killed");
+                        self.inner.note_fault(shard, error.to_string());
                         self.kill_now(shard);
                     }
                     // Its end is told by the helper, who knows how it ended.
@@ -430,7 +457,7 @@ impl Shell {
                 End::Shard(shard) => {
                     let entry = self.shards.get(&shard).ok_or(LaunchError::NoLauncher)?;
                     let fds = [rings[incoming].as_fd(), rings[outgoing].as_fd(), bell];
-                    entry.socket.send(&ToShard::Wire(wire), &fds)?;
+                    entry.send_wire(wire, &fds)?;
                     missing.push((shard, wire.link));
                 }
                 End::Embedder => {

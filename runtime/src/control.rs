@@ -155,6 +155,24 @@ pub enum ControlError {
     },
 }
 
+/// Room for one packet. Whoever receives keeps it from one message to the next, for all sockets that it listens to.
+pub struct Packet {
+    room: Box<[u8]>,
+}
+
+impl Packet {
+    /// Room for the largest packet.
+    pub fn new() -> Self {
+        Self { room: vec![0; PACKET_BYTES_MAX].into() }
+    }
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// One end of a control connection.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -208,16 +226,18 @@ impl ControlSocket {
         }
     }
 
-    /// Receives a message and its descriptors.
+    /// Receives a message and its descriptors. What comes with an error is closed.
     ///
     /// # Errors
     /// The other side is gone, nothing is there and the socket does not wait, or what came is garbled.
-    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), ControlError> {
-        let mut packet = vec![0; PACKET_BYTES_MAX];
+    pub fn receive<T: DeserializeOwned>(
+        &self,
+        packet: &mut Packet,
+    ) -> Result<(T, Vec<OwnedFd>), ControlError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = loop {
-            let into = &mut [IoSliceMut::new(&mut packet)];
+            let into = &mut [IoSliceMut::new(&mut packet.room)];
             match rustix::net::recvmsg(&self.fd, into, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(got) => break got,
                 Err(Errno::INTR) => {}
@@ -234,10 +254,17 @@ impl ControlSocket {
         if got.bytes == 0 {
             return Err(ControlError::Closed);
         }
-        if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Err(ControlError::Garbled("it is larger than any message".into()));
+        if got.flags.contains(ReturnFlags::TRUNC) {
+            return Err(ControlError::Garbled(format!("it is larger than {PACKET_BYTES_MAX} bytes")));
         }
-        Ok((decode(&packet[..got.bytes])?, fds))
+        // The room for descriptors is rounded up, so the kernel alone does not keep the limit.
+        if got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_MAX {
+            let what = format!(
+                "more than {DESCRIPTORS_MAX} descriptors came with it, or this process has none left"
+            );
+            return Err(ControlError::Garbled(what));
+        }
+        Ok((decode(&packet.room[..got.bytes])?, fds))
     }
 }
 
@@ -273,7 +300,7 @@ mod tests {
     fn a_message_and_its_descriptors_arrive_together() {
         let (a, b) = ControlSocket::pair().unwrap();
         a.send(&ToShard::Stop, &[a.as_fd(), b.as_fd()]).unwrap();
-        let (message, fds) = b.receive::<ToShard>().unwrap();
+        let (message, fds) = b.receive::<ToShard>(&mut Packet::new()).unwrap();
         assert_eq!(message, ToShard::Stop);
         assert_eq!(fds.len(), 2);
     }
@@ -282,7 +309,7 @@ mod tests {
     fn the_end_of_the_other_side_is_told_from_an_error() {
         let (a, b) = ControlSocket::pair().unwrap();
         drop(a);
-        assert!(matches!(b.receive::<ToShard>(), Err(ControlError::Closed)));
+        assert!(matches!(b.receive::<ToShard>(&mut Packet::new()), Err(ControlError::Closed)));
         assert!(matches!(b.send(&FromShard::Ready, &[]), Err(ControlError::Closed)));
     }
 
@@ -290,7 +317,7 @@ mod tests {
     fn garbage_is_named_and_never_a_message() {
         let (a, b) = ControlSocket::pair().unwrap();
         rustix::net::send(&a, &[0xff; 40], SendFlags::empty()).unwrap();
-        assert!(matches!(b.receive::<ToShard>(), Err(ControlError::Garbled(_))));
+        assert!(matches!(b.receive::<ToShard>(&mut Packet::new()), Err(ControlError::Garbled(_))));
     }
 
     #[test]
@@ -299,23 +326,28 @@ mod tests {
         let mut packet = postcard::to_stdvec(&FromShard::Ready).unwrap();
         packet.push(0);
         rustix::net::send(&a, &packet, SendFlags::empty()).unwrap();
-        assert!(matches!(b.receive::<FromShard>(), Err(ControlError::Garbled(_))));
+        assert!(matches!(b.receive::<FromShard>(&mut Packet::new()), Err(ControlError::Garbled(_))));
     }
 
     #[test]
-    fn descriptors_that_nobody_asked_for_are_closed_even_when_there_are_too_many() {
-        let (a, b) = ControlSocket::pair().unwrap();
-        let packet = postcard::to_stdvec(&FromShard::Ready).unwrap();
-        let (pipe_out, pipe_in) = rustix::pipe::pipe().unwrap();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let many = [pipe_in.as_fd(); 64];
-        control.push(SendAncillaryMessage::ScmRights(&many));
-        rustix::net::sendmsg(&a, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL).unwrap();
-        assert!(matches!(b.receive::<FromShard>(), Err(ControlError::Garbled(_))));
-        // The pipe ends when the last copy of its writing end is closed.
-        drop(pipe_in);
-        assert_eq!(rustix::io::read(&pipe_out, &mut [0; 1]).unwrap(), 0);
+    fn descriptors_that_nobody_asked_for_are_closed_however_many_and_with_whatever_they_come() {
+        let ready = postcard::to_stdvec(&FromShard::Ready).unwrap();
+        let packets = [ready, vec![0xff; 40], vec![0; PACKET_BYTES_MAX + 1], vec![]];
+        for (packet, count) in packets.iter().flat_map(|packet| [1, 4, 5, 64].map(|count| (packet, count))) {
+            let (a, b) = ControlSocket::pair().unwrap();
+            let (pipe_out, pipe_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let many = vec![pipe_in.as_fd(); count];
+            assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
+            rustix::net::sendmsg(&a, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).unwrap();
+            let received = b.receive::<FromShard>(&mut Packet::new());
+            let sound = packet.len() == 1 && count <= DESCRIPTORS_MAX;
+            assert_eq!(received.is_ok(), sound, "{count} descriptors with {} bytes", packet.len());
+            // The pipe ends when the last copy of its writing end is closed.
+            drop((received, pipe_in));
+            assert_eq!(rustix::io::read(&pipe_out, &mut [0; 1]), Ok(0));
+        }
     }
 
     #[test]
@@ -323,7 +355,7 @@ mod tests {
         let (a, b) = ControlSocket::pair().unwrap();
         let reason = "x".repeat(PACKET_BYTES_MAX - 8);
         a.send(&FromShard::Failed { reason: reason.clone() }, &[]).unwrap();
-        assert_eq!(b.receive::<FromShard>().unwrap().0, FromShard::Failed { reason });
+        assert_eq!(b.receive::<FromShard>(&mut Packet::new()).unwrap().0, FromShard::Failed { reason });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! On the way of a message nothing is allocated.
 
+use shard_runtime::control::{ControlSocket, FromShard, Packet};
 use shard_runtime::frame::Header;
 use shard_runtime::id::{LinkId, PortId, SessionId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver};
@@ -7,16 +8,19 @@ use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::ring::{Ring, RingError, RingReader, RingWriter};
 use shard_runtime::wake::{Bell, Ringer, create_bell};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
 struct Counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Those of one thread: tests run side by side.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
 
 // SAFETY: everything is handed to the system's allocator; counting does not touch the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -70,9 +74,22 @@ fn a_message_is_sent_and_received_without_an_allocation() {
         };
         // The first ones make the buffers as large as they will be.
         (0..10).for_each(|_| round());
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = ALLOCATIONS.get();
         (0..1_000).for_each(|_| round());
-        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "at {size} bytes");
+        assert_eq!(ALLOCATIONS.get() - before, 0, "at {size} bytes");
     }
     assert_eq!(count.0, 6 * 1_010);
+}
+
+#[test]
+fn a_control_message_is_received_without_an_allocation() {
+    let (a, b) = ControlSocket::pair().unwrap();
+    let mut packet = Packet::new();
+    for _ in 0..100 {
+        a.send(&FromShard::Ready, &[]).unwrap();
+        let before = ALLOCATIONS.get();
+        let (message, _) = b.receive::<FromShard>(&mut packet).unwrap();
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+        assert_eq!(message, FromShard::Ready);
+    }
 }

@@ -15,7 +15,7 @@ use crate::message::Tick;
 use crate::shard::Shard;
 use crossbeam::channel::{self, Receiver, Sender};
 use shard_runtime::control::{
-    COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION,
+    COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, Packet,
     ToShard, Welcome, Wire, decode,
 };
 use shard_runtime::id::{ComponentId, LinkId};
@@ -106,7 +106,8 @@ impl<S: Shard> Runner<S> {
     }
 
     fn join_over(control: &Arc<ControlSocket>, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
-        let (message, fds) = control.receive::<ToShard>()?;
+        let mut packet = Packet::new();
+        let (message, fds) = control.receive::<ToShard>(&mut packet)?;
         let ToShard::Welcome(welcome) = message else {
             return Err(Error::new(
                 "the composer did not begin with a welcome; build both from the same release",
@@ -123,7 +124,7 @@ impl<S: Shard> Runner<S> {
         let config = Config::new(welcome.shard, component);
         let shard = make(&config)?;
         let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));
-        let commands = start_service(Arc::clone(control), endpoint.ringer(), &welcome)?;
+        let commands = start_service(Arc::clone(control), packet, endpoint.ringer(), &welcome)?;
         let mut runner = Self {
             shard,
             strategy: strategy(&welcome),
@@ -254,6 +255,7 @@ fn strategy(welcome: &Welcome) -> WaitStrategy {
 /// Starts the thread that reads the control socket.
 fn start_service(
     control: Arc<ControlSocket>,
+    mut packet: Packet,
     ringer: Ringer,
     welcome: &Welcome,
 ) -> Result<Receiver<Command>> {
@@ -261,15 +263,15 @@ fn start_service(
     let cores = cores(welcome);
     thread::Builder::new().name("service".into()).stack_size(SERVICE_STACK_BYTES).spawn(move || {
         let _ = topology::allow(&cores);
-        serve(&control, &ringer, &sender);
+        serve(&control, &mut packet, &ringer, &sender);
     })?;
     Ok(commands)
 }
 
 /// Reads the control socket to its end, then ends the process.
-fn serve(control: &ControlSocket, ringer: &Ringer, commands: &Sender<Command>) {
+fn serve(control: &ControlSocket, packet: &mut Packet, ringer: &Ringer, commands: &Sender<Command>) {
     loop {
-        let command = match control.receive::<ToShard>() {
+        let command = match control.receive::<ToShard>(packet) {
             Ok((message, fds)) => command(message, fds),
             Err(error) => Err(error.into()),
         };
@@ -296,7 +298,7 @@ fn serve(control: &ControlSocket, ringer: &Ringer, commands: &Sender<Command>) {
         }
     }
     // A stopped shard ends by itself; one that is stuck ends with its composer.
-    while control.receive::<ToShard>().is_ok() {}
+    while control.receive::<ToShard>(packet).is_ok() {}
     thread::sleep(ORPHAN_GRACE);
     std::process::exit(EXIT_ORPHAN);
 }

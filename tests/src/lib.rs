@@ -73,6 +73,11 @@ pub fn ready_shard(composer: &Composer, component: &str) -> ShardInfo {
     found.expect("it was just found")
 }
 
+/// How many threads this process has.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
 /// How many descriptors this process has.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)

@@ -1,12 +1,16 @@
 //! Every fault that a shard, a manifest or a kill can bring about on one host, with real processes.
 
 use rustix::process::{Pid, Signal, kill_process};
-use shard_composer::{Composer, Ending, ReceiveError};
+use shard_composer::{Composer, Ending, ReceiveError, StartError};
+use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_tests::{PATIENCE, alive, descriptors, manifest_text, ready_shard, start, wait_until};
 use shardkit::SendError;
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,9 +72,46 @@ fn a_configuration_that_no_packet_holds_is_refused_before_anything_starts() {
     let text = manifest_text(misfit(), &["echo"], &config);
     let text = text.replace(at, &(at.to_owned() + &ports.collect::<String>()));
     let manifest = Manifest::parse(&text, "faults.toml").unwrap_or_else(|error| panic!("{error}"));
-    let error =
-        Composer::builder(manifest).launcher(misfit()).start().err().expect("it can't start").to_string();
-    assert!(error.contains("`echo`") && error.contains("name that in the configuration"), "{error}");
+    let component = &manifest.application().components[0];
+    assert_eq!(component.name, "echo");
+    let bytes = component.config_json.len() + component.inputs.iter().map(|i| i.ty.len()).sum::<usize>();
+    // The first thing that is started is the launch helper, and there is none.
+    let nowhere = Path::new("/nowhere/to/be/found");
+    let started = Composer::builder(manifest).launcher(nowhere).start();
+    let error = started.err().expect("it can't start");
+    let StartError::Large { component, bytes: told } = &error else { panic!("{error}") };
+    assert!(component == "echo" && *told > bytes && *told > SPEC_BYTES_MAX, "{error}");
+    let words = ["`echo`", &told.to_string(), &SPEC_BYTES_MAX.to_string(), "name that in the configuration"];
+    assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+}
+
+/// Runs the program in one way as a user whom limits bind. Returns what it says.
+fn unprivileged(way: &str) -> String {
+    let mut command = Command::new(misfit());
+    let folder = tempfile::tempdir().unwrap();
+    if rustix::process::getuid().is_root() {
+        // The build folder may be closed to others.
+        let program = folder.path().join("misfit");
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(misfit(), &program).unwrap();
+        command = Command::new(program);
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.arg(way).output().expect("it runs");
+    let [said, errors] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{way}: {said}{errors}");
+    said
+}
+
+#[test]
+fn a_start_that_fails_half_way_leaves_no_process_no_thread_and_no_descriptor() {
+    let _alone = alone();
+    // The launch helper and three threads; and many more descriptors than that.
+    for way in ["few-threads", "few-descriptors"] {
+        let said = unprivileged(way);
+        assert!(said.lines().count() >= 4, "{way}: {said}");
+    }
 }
 
 #[test]
@@ -82,6 +123,8 @@ fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
         ("mute", "start_timeout_ms"),
         ("version", "protocol version 2"),
         ("garbage", "killed by signal 9"),
+        ("garbage", "no message of protocol version"),
+        ("flood", "said all that there is to say"),
     ] {
         let composer = start(misfit(), &manifest_text(misfit(), &["echo", way], ""));
         ready_shard(&composer, "echo");
@@ -106,6 +149,33 @@ fn a_shard_that_scribbles_over_its_ring_loses_its_link_and_nobody_else_notices()
     });
     assert!(alive(echo.pid));
     echoes(&composer, "echo");
+}
+
+#[test]
+fn descriptors_that_a_shard_sends_are_not_kept() {
+    let _alone = alone();
+    let composer = start(misfit(), &manifest_text(misfit(), &["echo"], ""));
+    ready_shard(&composer, "echo");
+    echoes(&composer, "echo");
+    let few = descriptors();
+    drop(composer);
+    let composer = start(misfit(), &manifest_text(misfit(), &["generous"], ""));
+    ready_shard(&composer, "generous");
+    wait_until("what came is closed", || descriptors() <= few);
+}
+
+#[test]
+fn a_session_keeps_its_composer_running() {
+    let _alone = alone();
+    let composer = start(misfit(), &manifest_text(misfit(), &["echo"], ""));
+    let shard = ready_shard(&composer, "echo");
+    let ask = composer.output::<Bytes, Bytes>("echo").unwrap();
+    let session = composer.compose("echo").unwrap();
+    drop(composer);
+    session.send(&ask, &Bytes(vec![1])).unwrap();
+    assert_eq!(session.receive(PATIENCE).unwrap().message().payload(), [1]);
+    drop(session);
+    assert!(!alive(shard.pid));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The composer's core under test: what it promises, one test each; how it packs, against an oracle; and whether it
-//! holds together in a simulated world where everything goes wrong.
+//! holds together in a simulated world where everything goes wrong, and among shards that lie.
 
 mod allocations;
 mod application;
+mod liars;
 mod packing;
 mod promises;
 mod rig;

@@ -1,13 +1,17 @@
 //! A shard that misbehaves as its first argument says, so that tests can see what happens. Also the launch helper of
 //! the tests' composers, and a program that embeds one.
 
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
+use shard_composer::Composer;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, ToShard, Wire as WireMessage,
+    COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Wire as WireMessage,
 };
 use shard_runtime::region::Region;
 use shard_runtime::ring::Ring;
+use shardkit::manifest::Manifest;
 use shardkit::prelude::*;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -54,8 +58,10 @@ fn main() -> Result<()> {
             rustix::net::send(&control, &[0xff; 64], rustix::net::SendFlags::empty())?;
             forever()
         }
-        "scribble" => scribble(),
+        "flood" | "generous" | "scribble" => by_hand(&way),
         "embed" => embed(),
+        "few-descriptors" => start_with_few(Resource::Nofile),
+        "few-threads" => start_with_few(Resource::Nproc),
         _ => shardkit::run(|_config| Ok(Misfit { way })),
     }
 }
@@ -70,17 +76,29 @@ fn control() -> ControlSocket {
     ControlSocket::from_fd(shard_runtime::process::take_control().expect("a control socket"))
 }
 
-/// Joins by hand, and as soon as it has a link writes nonsense over the whole ring, header page included.
-fn scribble() -> Result<()> {
+/// Joins by hand. `scribble`: as soon as it has a link it writes nonsense over the whole ring, header page included.
+/// `generous`: it gives descriptors away. `flood`: it never stops talking.
+fn by_hand(way: &str) -> Result<()> {
     let control = control();
-    control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+    let gifts = if way == "generous" { vec![control.as_fd(); 4] } else { vec![] };
+    control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &gifts)?;
+    if way == "flood" {
+        loop {
+            control.send(&FromShard::Wired { link: COMPOSER_LINK }, &[])?;
+        }
+    }
+    let mut packet = Packet::new();
     loop {
-        let (message, fds) = control.receive::<ToShard>()?;
+        let (message, fds) = control.receive::<ToShard>(&mut packet)?;
         match message {
-            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => control.send(&FromShard::Ready, &[])?,
+            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => control.send(&FromShard::Ready, &gifts)?,
             ToShard::Wire(wire) => {
-                control.send(&FromShard::Wired { link: wire.link }, &[])?;
-                write_nonsense(&wire, fds)?;
+                control.send(&FromShard::Wired { link: wire.link }, &gifts)?;
+                if way == "scribble" {
+                    // The composer has nothing to do any more: only the broken link can wake it.
+                    std::thread::sleep(Duration::from_millis(200));
+                    write_nonsense(&wire, fds)?;
+                }
             }
             ToShard::Stop => return Ok(()),
             _ => {}
@@ -108,4 +126,28 @@ fn embed() -> Result<()> {
     let pids: Vec<String> = composer.shards().iter().map(|shard| shard.pid.to_string()).collect();
     println!("{}", pids.join(" "));
     forever()
+}
+
+/// Starts a composer with one more of a resource each time, until it has enough, and says why it failed until then.
+/// Nothing may be left of a start that failed.
+fn start_with_few(resource: Resource) -> Result<()> {
+    let me = std::env::current_exe()?;
+    let manifest =
+        Manifest::parse(&shard_tests::manifest_text(&me, &["echo"], "warm = 0\nmax = 1"), "few.toml")?;
+    let start = || Composer::builder(manifest.clone()).launcher(&me).quiet(true).start();
+    // What is made once in a process is made now.
+    drop(start()?);
+    let (descriptors, threads) = (shard_tests::descriptors(), shard_tests::threads());
+    let enough = getrlimit(resource);
+    for limit in 1..100_000 {
+        setrlimit(resource, Rlimit { current: Some(limit), ..enough })?;
+        let started = start();
+        setrlimit(resource, enough)?;
+        let Err(error) = started else { return Ok(()) };
+        println!("with {limit}: {error}");
+        assert_eq!(rustix::process::wait(WaitOptions::NOHANG).err(), Some(Errno::CHILD), "a process is left");
+        assert_eq!(shard_tests::descriptors(), descriptors, "a descriptor is left");
+        shard_tests::wait_until("its threads are gone", || shard_tests::threads() == threads);
+    }
+    Err(Error::new("there is never enough"))
 }

@@ -4,7 +4,7 @@ use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
-use shard_runtime::control::ControlSocket;
+use shard_runtime::control::{ControlSocket, Packet};
 use shard_runtime::id::SessionId;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ impl Target {
     pub(crate) fn ask(&self, question: &Question) -> Result<(Answer, Vec<OwnedFd>), Failure> {
         let socket = connect(&self.path()?)?;
         socket.send(question, &[]).map_err(Failure::run)?;
-        match socket.receive::<Answer>().map_err(Failure::run)? {
+        match socket.receive::<Answer>(&mut Packet::new()).map_err(Failure::run)? {
             (Answer::Failed(why), _) => Err(Failure::run(why)),
             answer => Ok(answer),
         }

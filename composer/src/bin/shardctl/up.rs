@@ -5,7 +5,7 @@ use crate::{Failure, ManifestArg, Outcome, log};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use shard_composer::{Composer, LinkEnd, Session};
-use shard_runtime::control::ControlSocket;
+use shard_runtime::control::{ControlSocket, Packet};
 use shard_runtime::id::{SessionId, ShardId};
 use std::collections::HashMap;
 use std::fs;
@@ -141,7 +141,8 @@ impl Server {
     }
 
     fn answer(&self, socket: &ControlSocket) {
-        while let Ok((question, _)) = socket.receive::<Question>() {
+        let mut packet = Packet::new();
+        while let Ok((question, _)) = socket.receive::<Question>(&mut packet) {
             let (answer, page) = self.find(question);
             let fds: Vec<BorrowedFd<'_>> = page.iter().map(AsFd::as_fd).collect();
             if socket.send(&answer, &fds).is_err() {
