@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{env, io};
 
 /// What the composer asks of the helper. With it comes the shard's end of its control socket.
@@ -61,6 +62,11 @@ pub enum LauncherError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// This process was started as a helper and did not become one.
+    #[error(
+        "this process was started as a launch helper and starts a composer instead: call `shard_composer::take_over` first thing in `main`"
+    )]
+    Itself,
     /// A socket to it could not be made.
     #[error("no socket to the launch helper: {0}")]
     Socket(#[from] io::Error),
@@ -84,6 +90,9 @@ pub fn take_over() {
     std::process::exit(code);
 }
 
+/// How long a helper may take to end. It has nothing to do but to kill and reap.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
 /// The helper as the composer sees it. When this is dropped the helper ends, with what is left of its children, and is
 /// reaped.
 pub(crate) struct Launcher {
@@ -94,6 +103,10 @@ pub(crate) struct Launcher {
 impl Launcher {
     /// Starts the helper.
     pub(crate) fn start(program: Option<&Path>) -> Result<Self, LauncherError> {
+        // A program that names itself and forgets to take over would start itself again and again.
+        if env::var_os(LAUNCHER_ENV).is_some() {
+            return Err(LauncherError::Itself);
+        }
         let program = match program {
             Some(program) => program.to_path_buf(),
             None => find()?,
@@ -117,7 +130,16 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         // The helper may be gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        let _ = self.child.wait();
+        let deadline = Instant::now() + END_WITHIN;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                // A program that is no helper. The kernel ends its children with it.
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -211,6 +211,7 @@ pub struct Inbox {
     /// If set, only this link is read; what comes on the others stays in their rings.
     only: Option<LinkId>,
     parks: u64,
+    finds: u64,
 }
 
 impl Inbox {
@@ -229,6 +230,7 @@ impl Inbox {
             called_in: false,
             only: None,
             parks: 0,
+            finds: 0,
         }
     }
 
@@ -256,9 +258,7 @@ impl Inbox {
     /// Removes a link.
     pub fn detach(&mut self, id: LinkId) -> Option<Box<Inbound>> {
         self.hot.retain(|hot| *hot != id);
-        let mut link = self.links.get_mut(usize::from(id.0))?.take()?;
-        link.reader.close();
-        Some(link)
+        self.links.get_mut(usize::from(id.0))?.take()
     }
 
     /// The links, with their numbers.
@@ -269,6 +269,12 @@ impl Inbox {
     /// How often this inbox slept.
     pub fn parks(&self) -> u64 {
         self.parks
+    }
+
+    /// How often the sweep found a link whose bell was lost. Few of them are none: a producer that is between its
+    /// frame and its bell looks the same.
+    pub fn finds(&self) -> u64 {
+        self.finds
     }
 
     /// Whether [`Ringer::call_in`] was used since the last time that this was asked.
@@ -422,6 +428,7 @@ impl Inbox {
             self.sweep_next = (self.sweep_next + 1) % self.links.len();
             let lost = self.links[self.sweep_next].as_deref().is_some_and(|l| !l.heat.hot && l.ready());
             if lost {
+                self.finds += 1;
                 self.heat(LinkId(self.sweep_next as u16));
             }
         }
@@ -473,6 +480,9 @@ impl Inbox {
         self.parks += 1;
         self.bell.park(timeout_ns);
         self.idle_since_ns = 0;
+        if self.bell.rung() {
+            self.answer_bell();
+        }
         if now.saturating_sub(self.swept_ns) >= SWEEP_NS {
             self.swept_ns = now;
             self.sweep(self.links.len());

@@ -238,7 +238,7 @@ impl Outbox {
         self.dirty.retain(|dirty| *dirty != id);
         let mut link = self.links.get_mut(usize::from(id.0))?.take()?;
         self.crowded = self.blocked().is_some();
-        link.writer.close();
+        link.writer.publish();
         Some(link)
     }
 

@@ -217,6 +217,7 @@ impl Endpoint {
         let Some(stats) = &self.desk.stats else { return };
         stats.set(Counter::Beats, self.rounds);
         stats.set(Counter::Parks, self.inbox.parks());
+        stats.set(Counter::SweepFinds, self.inbox.finds());
         stats.set(Counter::MessagesOut, self.desk.sent());
         let (mut bytes_in, mut bytes_out, mut full, mut waiting) = (0, 0, 0, 0);
         let mut sent = self.desk.outbox.iter();

@@ -250,6 +250,36 @@ fn a_killed_composer_leaves_no_process_behind() {
 }
 
 #[test]
+fn a_helper_that_is_none_is_named_or_killed_in_time() {
+    let _alone = alone();
+    let build = |helper: &Path| {
+        let manifest =
+            Manifest::parse(&manifest_text(misfit(), &["echo"], "warm = 0"), "faults.toml").unwrap();
+        Composer::builder(manifest).launcher(helper).start()
+    };
+    if std::env::var_os("SHARD_LAUNCHER").is_some() {
+        // The run below: started as a helper, it starts a composer.
+        let error = build(misfit()).err().expect("it can't start").to_string();
+        assert!(error.contains("take_over"), "{error}");
+        return;
+    }
+    let me = std::env::current_exe().expect("this program");
+    let test = "a_helper_that_is_none_is_named_or_killed_in_time";
+    let run = Command::new(me).args(["--exact", test]).env("SHARD_LAUNCHER", "1").output().expect("it runs");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+
+    // One that does not even look at its socket.
+    let folder = tempfile::tempdir().unwrap();
+    let deaf = folder.path().join("deaf");
+    std::fs::write(&deaf, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&deaf, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let composer = build(&deaf).unwrap_or_else(|error| panic!("{error}"));
+    let start = std::time::Instant::now();
+    drop(composer);
+    assert!(start.elapsed() < PATIENCE, "it waits for a helper that is none");
+}
+
+#[test]
 fn a_killed_launch_helper_ends_the_shards_and_the_composer_says_so() {
     let _alone = alone();
     let composer = start(misfit(), &manifest_text(misfit(), &["echo"], ""));

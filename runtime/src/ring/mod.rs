@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!      0  identity      magic, version, capacity; written once by whoever makes the ring, for people and tools
-//!    128  producer      closed, starved (it waits for room)
-//!    256  consumer      head (all before it may be overwritten), closed
+//!    128  producer      starved: it waits for room
+//!    256  consumer      head: all before it may be overwritten
 //!    384  wake          mode: how the producer wakes the consumer (see `wake`)
 //!    512  …             room for the journal's position and the link's epoch
 //!   4096  data          capacity bytes, a power of two
@@ -52,10 +52,8 @@ pub const HOME_BYTES: u64 = 192;
 pub(crate) const MAGIC_AT: usize = 0;
 pub(crate) const VERSION_AT: usize = 8;
 pub(crate) const CAPACITY_AT: usize = 16;
-pub(crate) const PRODUCER_CLOSED_AT: usize = LINE_PAIR_BYTES;
-pub(crate) const STARVED_AT: usize = LINE_PAIR_BYTES + 8;
+pub(crate) const STARVED_AT: usize = LINE_PAIR_BYTES;
 pub(crate) const HEAD_AT: usize = 2 * LINE_PAIR_BYTES;
-pub(crate) const CONSUMER_CLOSED_AT: usize = 2 * LINE_PAIR_BYTES + 8;
 pub(crate) const MODE_AT: usize = 3 * LINE_PAIR_BYTES;
 pub(crate) const DATA_AT: usize = PAGE_BYTES;
 

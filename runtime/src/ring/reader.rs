@@ -4,7 +4,7 @@
 //! looked at. A commit word is checked against the capacity that we know before anything it says is used. Room goes
 //! back to the producer only by [`RingReader::release`], after the copies out.
 
-use super::{CONSUMER_CLOSED_AT, HEAD_AT, PRODUCER_CLOSED_AT, Ring, RingError, STARVED_AT};
+use super::{HEAD_AT, Ring, RingError, STARVED_AT};
 use crate::frame::{CommitWord, Flags, HEADER_BYTES, Header, extent};
 use crate::id::SessionId;
 use crate::sync::Ordering;
@@ -107,16 +107,6 @@ impl RingReader {
     #[inline(always)]
     pub fn unreleased(&self) -> u64 {
         self.position - self.released
-    }
-
-    /// Whether the producer said that nothing more will come. What it published before is still to be read.
-    pub fn producer_closed(&self) -> bool {
-        self.ring.header_word(PRODUCER_CLOSED_AT).load(Ordering::Acquire) != 0
-    }
-
-    /// Says that nothing more will be read.
-    pub fn close(&mut self) {
-        self.ring.header_word(CONSUMER_CLOSED_AT).store(1, Ordering::Release);
     }
 }
 

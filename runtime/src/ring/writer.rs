@@ -4,10 +4,7 @@
 //! `position` is invisible to the consumer until the batch's first commit word is stored. Room is reserved for a
 //! frame *and* the commit word behind it, so clearing that word never touches a frame that is not read yet.
 
-use super::{
-    BATCH_BYTES_MAX, BATCH_FRAMES_MAX, CONSUMER_CLOSED_AT, HEAD_AT, HOME_BYTES, MODE_AT, PRODUCER_CLOSED_AT,
-    Ring, RingError, STARVED_AT,
-};
+use super::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, HEAD_AT, HOME_BYTES, MODE_AT, Ring, RingError, STARVED_AT};
 use crate::frame::{CommitWord, FRAME_ALIGN, Flags, HEADER_BYTES, Header, extent};
 use crate::id::PortId;
 use crate::sync::Ordering;
@@ -346,17 +343,6 @@ impl RingWriter {
         let before = self.head;
         self.refresh_head()?;
         Ok(self.head != before)
-    }
-
-    /// Whether the consumer said that it will read no more.
-    pub fn consumer_closed(&self) -> bool {
-        self.ring.header_word(CONSUMER_CLOSED_AT).load(Ordering::Acquire) != 0
-    }
-
-    /// Says that nothing more will come.
-    pub fn close(&mut self) {
-        self.publish();
-        self.ring.header_word(PRODUCER_CLOSED_AT).store(1, Ordering::Release);
     }
 }
 
