@@ -261,6 +261,11 @@ impl Inbox {
         self.links.get_mut(usize::from(id.0))?.take()
     }
 
+    /// The link at `id`.
+    pub fn get_mut(&mut self, id: LinkId) -> Option<&mut Inbound> {
+        self.links.get_mut(usize::from(id.0))?.as_deref_mut()
+    }
+
     /// The links, with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Inbound)> {
         self.links.iter().enumerate().filter_map(|(at, link)| Some((LinkId(at as u16), link.as_deref()?)))
@@ -477,7 +482,6 @@ impl Inbox {
         if timeout_ns == 0 || !self.prepare_to_park(outbox) {
             return;
         }
-        self.parks += 1;
         self.bell.park(timeout_ns);
         self.idle_since_ns = 0;
         if self.bell.rung() {
@@ -514,7 +518,9 @@ impl Inbox {
             crate::barrier::heavy();
             outbox.flush();
         }
-        asleep && (self.only.is_none() || outbox.crowded())
+        let asleep = asleep && (self.only.is_none() || outbox.crowded());
+        self.parks += u64::from(asleep);
+        asleep
     }
 
     /// Makes all links as they are after many messages, for models of the protocol.

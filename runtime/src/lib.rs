@@ -24,5 +24,7 @@ pub mod session;
 pub mod stats;
 mod sync;
 #[cfg(not(loom))]
+pub mod tcp;
+#[cfg(not(loom))]
 pub mod topology;
 pub mod wake;

@@ -215,6 +215,48 @@ impl Ring {
         unsafe { self.memory.word_unchecked(at) }
     }
 
+    /// The frame at `position` of a ring that only we write: how much it takes, and whether it is padding.
+    #[cfg(not(loom))]
+    pub(crate) fn own_frame(&self, position: u64) -> (u64, bool) {
+        let word = crate::frame::CommitWord(self.data_word(position).load(Ordering::Relaxed));
+        (extent(word.length()), word.flags().has(crate::frame::Flags::PADDING))
+    }
+
+    /// Appends `bytes` bytes of the data from `position` on to `into`, across the edge if need be.
+    #[cfg(not(loom))]
+    pub(crate) fn append_data(&self, position: u64, bytes: usize, into: &mut Vec<u8>) {
+        let first = bytes.min(self.to_edge(position) as usize);
+        for (at, len) in [(position, first), (position + first as u64, bytes - first)] {
+            assert!(len as u64 <= self.to_edge(at), "more bytes than the ring has");
+            // SAFETY: `len` bytes from there lie before the edge of the data, as just checked.
+            unsafe { self.memory.append_to(self.data_offset(at), len, into) };
+        }
+    }
+
+    /// Copies `bytes` to `position` of the data, across the edge if need be.
+    #[cfg(not(loom))]
+    pub(crate) fn write_data(&self, position: u64, bytes: &[u8]) {
+        let (first, rest) = bytes.split_at(bytes.len().min(self.to_edge(position) as usize));
+        for (at, bytes) in [(position, first), (position + first.len() as u64, rest)] {
+            assert!(bytes.len() as u64 <= self.to_edge(at), "more bytes than the ring has");
+            // SAFETY: the bytes lie before the edge of the data, as just checked.
+            unsafe { self.memory.copy_in(self.data_offset(at), bytes) };
+        }
+    }
+
+    /// Writes the commit word of padding.
+    #[cfg(not(loom))]
+    pub(crate) fn write_padding(&self, position: u64, bytes: u32) {
+        let word = crate::frame::CommitWord::new(bytes, crate::id::PortId(0), crate::frame::Flags::PADDING);
+        self.data_word(position).store(word.0, Ordering::Relaxed);
+    }
+
+    /// Says for the consumer, who is elsewhere, how far it has given room back.
+    #[cfg(not(loom))]
+    pub(crate) fn set_head(&self, head: u64) {
+        self.header_word(HEAD_AT).store(head, Ordering::Release);
+    }
+
     /// Walks from `head` over the published frames and returns the position behind the last one: how a producer
     /// that takes over a ring finds where to go on, and how a tool sees the depth.
     ///

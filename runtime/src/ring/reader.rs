@@ -52,8 +52,11 @@ impl RingReader {
     /// Whether a frame, or something that breaks the ring, waits.
     #[inline(always)]
     pub fn ready(&self) -> bool {
+        if self.vouched != u64::MAX {
+            return self.position < self.vouched;
+        }
         // Relaxed: a hint. `take` loads the word again with acquire before anything is read behind it.
-        self.position < self.vouched && self.ring.data_word(self.position).load(Ordering::Relaxed) != 0
+        self.ring.data_word(self.position).load(Ordering::Relaxed) != 0
     }
 
     /// The next frame, if one is there. The reader is behind it from then on; its bytes stay valid until the next
@@ -67,12 +70,18 @@ impl RingReader {
             if self.position >= self.vouched {
                 return Ok(None);
             }
-            let Some(word) = check(&self.ring, self.position)? else { return Ok(None) };
             let start = self.position;
+            let Some(word) = check(&self.ring, start)? else {
+                // What is vouched for holds frames to its end.
+                return if self.vouched == u64::MAX { Ok(None) } else { Err(self.refuse(CommitWord(0))) };
+            };
+            if extent(word.length()) > self.vouched - start {
+                return Err(self.refuse(word));
+            }
             if word.flags().has(Flags::PADDING) {
                 // No producer of ours pads twice in a row, and a ring of padding alone would keep us here for ever.
                 if std::mem::replace(&mut self.padded, true) {
-                    return Err(RingError::CommitWord { word: word.0, position: start });
+                    return Err(self.refuse(word));
                 }
                 self.position += extent(word.length());
                 continue;
@@ -81,6 +90,11 @@ impl RingReader {
             self.position += extent(word.length());
             return Ok(Some(Frame::at(&self.ring, start, word)));
         }
+    }
+
+    #[cold]
+    fn refuse(&self, word: CommitWord) -> RingError {
+        RingError::CommitWord { word: word.0, position: self.position }
     }
 
     /// Gives the room of all frames read back to the producer. Returns whether the producer waits for it: then the
@@ -101,6 +115,12 @@ impl RingReader {
     fn take_starved(&mut self) -> bool {
         // AcqRel: whoever takes the mark rings, once.
         self.ring.header_word(STARVED_AT).swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// The position up to which the producer has room.
+    #[cfg(not(loom))]
+    pub(crate) fn room_to(&self) -> u64 {
+        self.released + self.ring.capacity
     }
 
     /// How many bytes were read whose room has not been given back.

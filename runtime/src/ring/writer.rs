@@ -74,6 +74,11 @@ impl RingWriter {
         self.position
     }
 
+    /// The position behind the last frame that is visible to the consumer.
+    pub fn published(&self) -> u64 {
+        if self.batch_word != 0 { self.batch_start } else { self.position }
+    }
+
     /// The largest payload that one frame can carry, and so the largest loan.
     pub fn payload_bytes_max(&self) -> usize {
         Ring::frame_bytes_max(self.ring.capacity) as usize - HEADER_BYTES

@@ -1,0 +1,120 @@
+//! Kind `tcp` keeps every promise of a link, also when its stream breaks in mid-stream and another one takes over.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shard_runtime::conformance::{End, Ends, Interruption, LinkKind, run_all};
+use shard_runtime::id::LinkId;
+use shard_runtime::inbox::{Inbound, Inbox};
+use shard_runtime::outbox::{Outbound, Outbox};
+use shard_runtime::ring::{Ring, RingReader, RingWriter};
+use shard_runtime::tcp::Tcp as Carrier;
+use shard_runtime::wake::{Bell, create_bell};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+
+/// Where a ring's data begins.
+const DATA_AT: usize = 4096;
+
+/// Two ends with a stream for each link.
+struct Tcp;
+
+fn streams() -> [TcpStream; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    [stream, listener.accept().unwrap().0]
+}
+
+fn connect(ends: &mut Ends<Vec<Carrier>>) {
+    for (a, b) in ends.sender.carrier.iter_mut().zip(&mut ends.receiver.carrier) {
+        let [of_a, of_b] = streams();
+        a.connect(of_a).unwrap();
+        b.connect(of_b).unwrap();
+    }
+}
+
+fn end() -> End<Vec<Carrier>> {
+    let inbox = Inbox::new(Bell::map(&create_bell("bell").unwrap()).unwrap());
+    End { inbox, outbox: Outbox::new(), rings: Vec::new(), carrier: Vec::new() }
+}
+
+/// Moves what there is; says whether messages came.
+fn carry(end: &mut End<Vec<Carrier>>) -> bool {
+    let mut came = false;
+    for (link, carrier) in (0..).map(LinkId).zip(&mut end.carrier) {
+        // A stream that ended is as good as one that was interrupted.
+        if let Ok(true) = carrier.carry(end.outbox.get_mut(link), end.inbox.get_mut(link)) {
+            end.inbox.expect(link);
+            came = true;
+        }
+    }
+    came
+}
+
+impl LinkKind for Tcp {
+    type Carrier = Vec<Carrier>;
+
+    const NAME: &'static str = "tcp";
+
+    const INTERRUPTION: Option<Interruption<Self>> = Some(Interruption {
+        break_off: |_, ends| {
+            let carriers = ends.sender.carrier.iter_mut().chain(&mut ends.receiver.carrier);
+            carriers.for_each(|carrier| drop(carrier.disconnect()));
+        },
+        restore: |_, ends| connect(ends),
+    });
+
+    fn connect(&self, links: u16, capacity: usize, message_bytes_max: usize) -> Ends<Vec<Carrier>> {
+        let (mut sender, mut receiver) = (end(), end());
+        for link in (0..links).map(LinkId) {
+            let memories =
+                ["staging", "ring"].map(|label| Ring::create(label, capacity).unwrap().map(true).unwrap());
+            let [staging, ring] = memories.clone().map(|memory| Ring::new(memory, capacity));
+            let (bell, writer) = (sender.inbox.ringer(), RingWriter::new(staging));
+            sender.outbox.attach(link, Outbound::new(writer, bell, link, message_bytes_max));
+            let (bell, reader) = (receiver.inbox.ringer(), RingReader::vouched(ring));
+            receiver.inbox.attach(link, Inbound::new(reader, bell, message_bytes_max));
+            for (end, memory) in [&mut sender, &mut receiver].into_iter().zip(memories) {
+                end.rings.push(memory);
+                end.carrier.push(Carrier::new());
+            }
+        }
+        let mut ends = Ends { sender, receiver };
+        connect(&mut ends);
+        ends
+    }
+
+    fn carry(&self, end: &mut End<Vec<Carrier>>) {
+        carry(end);
+    }
+
+    fn park(&self, end: &mut End<Vec<Carrier>>) {
+        // Preparing may publish what waited for room, and that has to go before anyone sleeps.
+        if !end.inbox.prepare_to_park(&mut end.outbox) || carry(end) {
+            return;
+        }
+        let flags = |carrier: &Carrier| {
+            if carrier.waits() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }
+        };
+        let mut fds: Vec<PollFd<'_>> = end
+            .carrier
+            .iter()
+            .filter_map(|carrier| Some(PollFd::new(carrier.stream()?, flags(carrier))))
+            .collect();
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 250_000_000 })).unwrap();
+    }
+
+    fn scribble(&self, end: &mut End<Vec<Carrier>>, link: LinkId, at: usize, word: u64) {
+        end.rings[usize::from(link.0)].word(at).store(word, Ordering::Release);
+        if at >= DATA_AT
+            && let Some(inbound) = end.inbox.get_mut(link)
+        {
+            // As if it had come over the stream.
+            inbound.reader().vouch(u64::MAX);
+            end.inbox.expect(link);
+        }
+    }
+}
+
+#[test]
+fn tcp_keeps_every_promise() {
+    run_all(&Tcp);
+}
