@@ -324,8 +324,9 @@ impl Shell {
                     if !matches!(error, ControlError::Closed) {
                         tracing::error!(%shard, component = self.name(shard), %error, "shard is killed");
                         self.inner.note_fault(shard, error.to_string());
-                        self.kill_now(shard);
                     }
+                    // One that exits does not feel it; one that hung up and lives on ends.
+                    self.kill_now(shard);
                     // Its end is told by the helper, who knows how it ended.
                     let fd = self.shards[&shard].socket.as_fd().as_raw_fd();
                     let _ = self.poll.registry().deregister(&mut SourceFd(&fd));

@@ -77,7 +77,7 @@ pub enum SendError {
     /// The value can't be encoded.
     #[error("the value can't be encoded: {0}")]
     Encode(CodecError),
-    /// The message that is answered came through a port without replies, or is a reply itself.
+    /// The message that is answered is a reply itself.
     #[error("only a message that came through an input can be answered")]
     NoReply,
 }

@@ -45,7 +45,7 @@ pub trait Shard {
         let _ = (rejected, ctx);
     }
 
-    /// The shard ends. All sessions were closed before.
+    /// The shard ends. All sessions were closed before, unless its composer died.
     fn on_stop(&mut self, ctx: &mut Context<'_>) {
         let _ = ctx;
     }

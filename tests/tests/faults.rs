@@ -121,6 +121,7 @@ fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
         ("exit", "exited with code 3"),
         ("hang", "start_timeout_ms"),
         ("mute", "start_timeout_ms"),
+        ("hang-up", "killed by signal 9"),
         ("version", "protocol version 2"),
         ("garbage", "killed by signal 9"),
         ("garbage", "no message of protocol version"),

@@ -49,6 +49,12 @@ fn main() -> Result<()> {
             control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
             forever()
         }
+        "hang-up" => {
+            let control = control();
+            control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+            drop(control);
+            forever()
+        }
         "version" => {
             control().send(&FromShard::Hello { version: PROTOCOL_VERSION + 1, pid: 1 }, &[])?;
             forever()
