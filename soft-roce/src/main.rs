@@ -1,0 +1,90 @@
+//! `soft-roce`: boots guests with RDMA devices and runs programs, tests, the demonstration and the benchmark in them.
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use soft_roce::devices::{self, Setup};
+use soft_roce::{Bed, Command, Layout, agent};
+use std::env;
+use std::process::ExitCode;
+
+/// A test bed with real soft-RoCE.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows what this machine has for RDMA and for guests, and what is missing.
+    Doctor,
+    /// Boots guests and runs a program in the first one.
+    Run {
+        /// How guests and devices are arranged.
+        #[arg(long, value_enum, default_value = "single")]
+        layout: Layout,
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Makes software RDMA devices on this very host.
+    Up {
+        /// Which devices.
+        #[arg(long, value_enum, default_value = "single")]
+        layout: Layout,
+        /// With `--layout pair`: which of the two hosts this is.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        host: u8,
+        /// A device on this interface instead.
+        #[arg(long)]
+        interface: Option<String>,
+    },
+    /// Removes the software RDMA devices of this host.
+    Down,
+    /// The guest's half.
+    #[command(hide = true)]
+    Agent,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("soft-roce: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Doctor => soft_roce::doctor(),
+        Verb::Run { layout, command } => return run_in_guest(layout, command),
+        Verb::Up { layout, host, interface } => {
+            let setup = match (interface, layout) {
+                (Some(interface), _) => Setup::On { interface },
+                (None, Layout::Single) => Setup::Dummy,
+                (None, Layout::Veth) => Setup::Veth,
+                (None, Layout::Pair) => Setup::Wire { host },
+            };
+            devices::up(&setup)?;
+            println!("{}", devices::names().join(" "));
+        }
+        Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
+        Verb::Agent => agent::serve()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_in_guest(layout: Layout, command: Vec<String>) -> Result<ExitCode> {
+    let bed = Bed::prepare(env::current_exe()?)?;
+    let guests = bed.boot(layout)?;
+    let mut words = command.into_iter();
+    let program = words.next().context("no program")?;
+    let folder = env::current_dir()?.to_string_lossy().into_owned();
+    let exit = guests[0].run(Command::new(program).args(words).folder(folder))?;
+    exit.out.iter().for_each(|line| println!("{line}"));
+    exit.err.iter().for_each(|line| eprintln!("{line}"));
+    Ok(ExitCode::from(exit.code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
