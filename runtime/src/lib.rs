@@ -17,6 +17,8 @@ mod models;
 pub mod outbox;
 #[cfg(not(loom))]
 pub mod process;
+#[cfg(not(loom))]
+pub mod rdma;
 pub mod region;
 pub mod ring;
 pub mod session;
@@ -27,4 +29,6 @@ mod sync;
 pub mod tcp;
 #[cfg(not(loom))]
 pub mod topology;
+#[cfg(not(loom))]
+pub mod verbs;
 pub mod wake;

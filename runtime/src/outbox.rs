@@ -18,12 +18,13 @@ pub const WAITING_MESSAGES_MAX: usize = 4096;
 /// The sending half of a link.
 pub struct Outbound {
     writer: RingWriter,
-    ringer: Ringer,
-    /// The link's number in the receiver's table: the bit of its bell.
-    peer_link: LinkId,
+    /// The receiver's bell, and the link's number there; none if the frames are carried to another host.
+    bell: Option<(Ringer, LinkId)>,
     message_bytes_max: usize,
     waiting: Waiting,
     dirty: bool,
+    /// It is among those that published something to be carried.
+    listed: bool,
     frames: u64,
     bytes: u64,
     full: u64,
@@ -46,13 +47,21 @@ impl Outbound {
     /// A link to the owner of the bell behind `ringer`, who knows it as `peer_link`. Messages of more than
     /// `message_bytes_max` are refused.
     pub fn new(writer: RingWriter, ringer: Ringer, peer_link: LinkId, message_bytes_max: usize) -> Self {
-        let waiting = Waiting::default();
+        Self::with_bell(writer, Some((ringer, peer_link)), message_bytes_max)
+    }
+
+    /// A link whose frames something carries to another host: whoever [`Outbox::take_published`] tells.
+    pub fn carried(writer: RingWriter, message_bytes_max: usize) -> Self {
+        Self::with_bell(writer, None, message_bytes_max)
+    }
+
+    fn with_bell(writer: RingWriter, bell: Option<(Ringer, LinkId)>, message_bytes_max: usize) -> Self {
         Self {
             writer,
-            ringer,
-            peer_link,
+            bell,
             message_bytes_max,
-            waiting,
+            waiting: Waiting::default(),
+            listed: false,
             dirty: false,
             frames: 0,
             bytes: 0,
@@ -114,8 +123,22 @@ impl Outbound {
     pub fn flush(&mut self) -> Result<bool, RingError> {
         let done = self.waiting.is_empty() || self.write_waiting()?;
         self.writer.publish();
-        wake::after_publish(self.writer.ring(), &self.ringer, self.peer_link);
+        self.wake();
         Ok(done)
+    }
+
+    /// After publishing: wakes the consumer if it sleeps.
+    #[inline(always)]
+    fn wake(&self) {
+        if let Some((ringer, link)) = &self.bell {
+            wake::after_publish(self.writer.ring(), ringer, *link);
+        }
+    }
+
+    /// Whether it is carried and not among those that published something.
+    #[inline(always)]
+    fn is_news(&mut self) -> bool {
+        self.bell.is_none() && !std::mem::replace(&mut self.listed, true)
     }
 
     #[cold]
@@ -205,6 +228,8 @@ pub struct Outbox {
     crowded: bool,
     /// Links that broke while they were flushed.
     broken: Vec<(LinkId, RingError)>,
+    /// Carried links that published something, or lack room.
+    published: Vec<LinkId>,
 }
 
 impl Default for Outbox {
@@ -216,7 +241,13 @@ impl Default for Outbox {
 impl Outbox {
     /// Without links.
     pub fn new() -> Self {
-        Self { links: Vec::new(), dirty: Vec::with_capacity(LINKS_MAX), crowded: false, broken: Vec::new() }
+        Self {
+            links: Vec::new(),
+            dirty: Vec::with_capacity(LINKS_MAX),
+            crowded: false,
+            broken: Vec::new(),
+            published: Vec::new(),
+        }
     }
 
     /// Adds a link.
@@ -236,6 +267,7 @@ impl Outbox {
     /// Removes a link; what waits for it goes with it.
     pub fn detach(&mut self, id: LinkId) -> Option<Box<Outbound>> {
         self.dirty.retain(|dirty| *dirty != id);
+        self.published.retain(|published| *published != id);
         let mut link = self.links.get_mut(usize::from(id.0))?.take()?;
         self.crowded = self.blocked().is_some();
         link.writer.publish();
@@ -290,12 +322,21 @@ impl Outbox {
         }
         let mut loan = match link.writer.loan(header, bytes) {
             Ok(loan) => loan,
-            Err(error) => return Some(Err(error)),
+            Err(error) => {
+                // It may have to be asked for room.
+                if link.is_news() {
+                    self.published.push(id);
+                }
+                return Some(Err(error));
+            }
         };
         fill(&mut loan);
         loan.commit();
         link.count(bytes);
-        wake::after_publish(link.writer.ring(), &link.ringer, link.peer_link);
+        link.wake();
+        if link.is_news() {
+            self.published.push(id);
+        }
         Some(Ok(()))
     }
 
@@ -313,7 +354,11 @@ impl Outbox {
         for at in 0..self.dirty.len() {
             let id = self.dirty[at];
             let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { continue };
-            match link.flush() {
+            let flushed = link.flush();
+            if link.is_news() {
+                self.published.push(id);
+            }
+            match flushed {
                 Ok(true) => link.dirty = false,
                 Ok(false) => {
                     self.crowded |= !link.has_room();
@@ -327,6 +372,16 @@ impl Outbox {
             }
         }
         self.dirty.truncate(kept);
+    }
+
+    /// A carried link that published frames, or lacks room, since it was named here last.
+    #[inline(always)]
+    pub fn take_published(&mut self) -> Option<LinkId> {
+        let id = self.published.pop()?;
+        if let Some(link) = self.get_mut(id) {
+            link.listed = false;
+        }
+        Some(id)
     }
 
     /// A link that broke while it was flushed. The caller detaches it.

@@ -48,6 +48,8 @@ pub struct RingWriter {
     batch_frames: u32,
     /// At this offset, think of going home.
     home_check: u64,
+    /// The head at which what did not fit last will fit.
+    wanted: u64,
 }
 
 impl RingWriter {
@@ -61,6 +63,7 @@ impl RingWriter {
             batch_word: 0,
             batch_frames: 0,
             home_check: HOME_BYTES,
+            wanted: 0,
         }
     }
 
@@ -77,6 +80,11 @@ impl RingWriter {
     /// The position behind the last frame that is visible to the consumer.
     pub fn published(&self) -> u64 {
         if self.batch_word != 0 { self.batch_start } else { self.position }
+    }
+
+    /// The head at which what did not fit last will fit; it may have come since.
+    pub fn wanted(&self) -> u64 {
+        self.wanted
     }
 
     /// The largest payload that one frame can carry, and so the largest loan.
@@ -180,6 +188,7 @@ impl RingWriter {
         if end - self.head > self.ring.capacity {
             self.refresh_head()?;
             if end - self.head > self.ring.capacity {
+                self.wanted = end - self.ring.capacity;
                 self.publish();
                 return Err(SendError::Full);
             }
