@@ -21,6 +21,8 @@ pub mod process;
 pub mod rdma;
 pub mod region;
 pub mod ring;
+#[cfg(not(loom))]
+pub mod secure;
 pub mod session;
 #[cfg(not(loom))]
 pub mod stats;

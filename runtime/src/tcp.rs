@@ -17,8 +17,12 @@
 use crate::inbox::Inbound;
 use crate::outbox::Outbound;
 use crate::ring::Ring;
+use crate::secure::Secure;
+use rustix::net::sockopt;
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 const RECORD_BYTES: usize = 16;
 /// So much waits for the stream at the most before frames stay in their ring.
@@ -27,6 +31,16 @@ const OUTGOING_BYTES_MAX: usize = 256 << 10;
 const READ_BYTES: usize = 64 << 10;
 /// So often is read in one go, so that a fast sender does not keep the shard here.
 const READS_MAX: usize = 16;
+
+/// After so long without a word the peer's host is asked whether it is still there,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(1);
+/// then again after so long each time,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// and after so many questions without an answer it is gone.
+const KEEPALIVE_PROBES: u32 = 3;
+/// What was sent is acknowledged within this time, or the peer is gone. That holds for a full window too: a peer that
+/// lives and does not read for so long loses its stream, and goes on over another one.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(3);
 
 const RESUME: u32 = 1;
 const FRAMES: u32 = 2;
@@ -55,10 +69,56 @@ pub enum TcpError {
     },
 }
 
+/// What carries the bytes: in order, both ways, never blocking.
+pub trait Stream: Read + Write + Send + fmt::Debug {
+    /// The socket, to wait for.
+    fn socket(&self) -> &TcpStream;
+
+    /// Whether it waits for the socket to take bytes. `more`: its owner has bytes that it did not take.
+    fn waits(&self, more: bool) -> bool;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+
+    fn waits(&self, more: bool) -> bool {
+        more
+    }
+}
+
+impl Stream for Secure {
+    fn socket(&self) -> &TcpStream {
+        self.stream()
+    }
+
+    fn waits(&self, more: bool) -> bool {
+        // Before the peer has proved who it is nothing more can go, so nothing waits for room.
+        self.wants_write() || (more && self.peer_name().is_some())
+    }
+}
+
+/// Makes a stream one that a link can use: it does not block, sends at once, and a dead peer is noticed within
+/// seconds.
+///
+/// # Errors
+/// The descriptor is no TCP socket.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_user_timeout(stream, ACKNOWLEDGED_WITHIN.as_millis() as u32)?;
+    Ok(())
+}
+
 /// One end of a TCP link, or of a pair: see the head of this file.
 #[derive(Debug, Default)]
 pub struct Tcp {
-    stream: Option<TcpStream>,
+    stream: Option<Box<dyn Stream>>,
     outgoing: Vec<u8>,
     /// How much of it the stream has taken.
     outgoing_at: usize,
@@ -88,40 +148,42 @@ impl Tcp {
     ///
     /// # Errors
     /// The descriptor is no socket.
-    pub fn connect(&mut self, stream: TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
+    pub fn connect(&mut self, stream: impl Stream + 'static) -> io::Result<()> {
+        prepare(stream.socket())?;
         self.disconnect();
         self.incoming.resize(READ_BYTES, 0);
         self.record(RESUME, 0, self.received);
         // Whatever was told on the stream before may not have arrived.
         self.head_told = 0;
-        self.stream = Some(stream);
+        self.stream = Some(Box::new(stream));
         // A stream that is broken already is found by the next `carry`.
         let _ = self.flush();
         Ok(())
     }
 
     /// Lets the stream go. What had not arrived whole is sent again over the next one.
-    pub fn disconnect(&mut self) -> Option<TcpStream> {
+    pub fn disconnect(&mut self) -> Option<Box<dyn Stream>> {
         self.outgoing.clear();
         self.outgoing_at = 0;
         (self.held, self.missing, self.resumed) = (0, 0, false);
         self.stream.take()
     }
 
-    /// The stream, to wait for.
+    /// The stream's socket, to wait for.
     pub fn stream(&self) -> Option<&TcpStream> {
-        self.stream.as_ref()
+        self.stream.as_deref().map(Stream::socket)
     }
 
     /// Whether bytes wait until the stream takes them.
     pub fn waits(&self) -> bool {
-        self.outgoing_at < self.outgoing.len()
+        let more = self.outgoing_at < self.outgoing.len();
+        self.stream.as_deref().is_some_and(|stream| stream.waits(more))
     }
 
     /// Moves what there is, both ways, without waiting. `outbound` is the link whose frames go out here, `inbound` the
-    /// one whose frames come in. True if frames came in: then the inbox should look at the link.
+    /// one whose frames come in. True if frames came in, or not all was read: then the inbox should look at the link,
+    /// and nobody sleep before `carry` was called again. For what was not read may be inside the stream already,
+    /// where no socket tells of it.
     ///
     /// # Errors
     /// The stream ended, or the peer broke the rules. The stream is let go then.
@@ -134,19 +196,19 @@ impl Tcp {
             return Ok(false);
         }
         let before = self.received;
-        let result = self.receive(&mut outbound, &mut inbound).and_then(|()| {
+        let result = self.receive(&mut outbound, &mut inbound).and_then(|all| {
             if let Some(outbound) = outbound {
                 self.gather(outbound);
             }
             if let Some(inbound) = inbound {
                 self.tell_head(inbound.reader().ring().head());
             }
-            self.flush()
+            self.flush().map(|()| all)
         });
         if result.is_err() {
             self.disconnect();
         }
-        result.map(|()| self.received != before)
+        result.map(|all| !all || self.received != before)
     }
 
     fn record(&mut self, kind: u32, bytes: u32, position: u64) {
@@ -192,16 +254,20 @@ impl Tcp {
         }
         self.outgoing.clear();
         self.outgoing_at = 0;
-        Ok(())
+        match stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
+    /// Reads what there is; false if there may be more.
     fn receive(
         &mut self,
         outbound: &mut Option<&mut Outbound>,
         inbound: &mut Option<&mut Inbound>,
-    ) -> Result<(), TcpError> {
+    ) -> Result<bool, TcpError> {
         for _ in 0..READS_MAX {
-            let Some(stream) = &mut self.stream else { break };
+            let Some(stream) = &mut self.stream else { return Ok(true) };
             match stream.read(&mut self.incoming[self.held..]) {
                 Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
                 Ok(read) => {
@@ -211,12 +277,12 @@ impl Tcp {
                     incoming.copy_within(end - rest..end, 0);
                     (self.incoming, self.held) = (incoming, rest);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Takes what came; says how many bytes at the end are the beginning of a record.
