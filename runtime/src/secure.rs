@@ -497,7 +497,10 @@ impl Secure {
                 Some(_) => match self.tls.reader().read(&mut byte) {
                     Ok(1) if byte[0] == WELCOME => {}
                     Ok(0) => {
-                        return Err(SecureError::Refused { peer: name, cause: "it closed the stream".into() });
+                        return Err(SecureError::Refused {
+                            peer: name,
+                            cause: "it closed the stream".into(),
+                        });
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         if !self.pull()? {

@@ -1,21 +1,30 @@
-//! Kind `tcp` keeps every promise of a link, also when its stream breaks in mid-stream and another one takes over.
+//! Kind `tcp` keeps every promise of a link, also when its stream breaks in mid-stream and another one takes over: over
+//! bare streams, and over secure ones.
 
+mod authority;
+
+use authority::Authority;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shard_runtime::conformance::{End, Ends, Interruption, LinkKind, run_all};
 use shard_runtime::id::LinkId;
 use shard_runtime::inbox::{Inbound, Inbox};
 use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
+use shard_runtime::secure::{Identity, Secure};
 use shard_runtime::tcp::Tcp as Carrier;
 use shard_runtime::wake::{Bell, create_bell};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Where a ring's data begins.
 const DATA_AT: usize = 4096;
+const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Two ends with a stream for each link.
-struct Tcp;
+/// Two ends with a stream for each link: a secure one where they have identities.
+struct Tcp {
+    identities: Option<[Identity; 2]>,
+}
 
 fn streams() -> [TcpStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -23,11 +32,27 @@ fn streams() -> [TcpStream; 2] {
     [stream, listener.accept().unwrap().0]
 }
 
-fn connect(ends: &mut Ends<Vec<Carrier>>) {
-    for (a, b) in ends.sender.carrier.iter_mut().zip(&mut ends.receiver.carrier) {
-        let [of_a, of_b] = streams();
-        a.connect(of_a).unwrap();
-        b.connect(of_b).unwrap();
+impl Tcp {
+    /// A new stream for each link. `proven`: secure ones have shaken hands already; if not, carrying does it.
+    fn connect_all(&self, ends: &mut Ends<Vec<Carrier>>, proven: bool) {
+        for (a, b) in ends.sender.carrier.iter_mut().zip(&mut ends.receiver.carrier) {
+            let [of_a, of_b] = streams();
+            if let Some([identity_a, identity_b]) = &self.identities {
+                let mut of_a = Secure::connect(of_a, identity_a, identity_b.name()).unwrap();
+                let mut of_b = Secure::accept(of_b, identity_b).unwrap();
+                if proven {
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| of_a.handshake(DEADLINE).unwrap());
+                        of_b.handshake(DEADLINE).unwrap();
+                    });
+                }
+                a.connect(of_a).unwrap();
+                b.connect(of_b).unwrap();
+            } else {
+                a.connect(of_a).unwrap();
+                b.connect(of_b).unwrap();
+            }
+        }
     }
 }
 
@@ -59,7 +84,7 @@ impl LinkKind for Tcp {
             let carriers = ends.sender.carrier.iter_mut().chain(&mut ends.receiver.carrier);
             carriers.for_each(|carrier| drop(carrier.disconnect()));
         },
-        restore: |_, ends| connect(ends),
+        restore: |kind, ends| kind.connect_all(ends, false),
     });
 
     fn connect(&self, links: u16, capacity: usize, message_bytes_max: usize) -> Ends<Vec<Carrier>> {
@@ -78,7 +103,7 @@ impl LinkKind for Tcp {
             }
         }
         let mut ends = Ends { sender, receiver };
-        connect(&mut ends);
+        self.connect_all(&mut ends, true);
         ends
     }
 
@@ -116,5 +141,12 @@ impl LinkKind for Tcp {
 
 #[test]
 fn tcp_keeps_every_promise() {
-    run_all(&Tcp);
+    run_all(&Tcp { identities: None });
+}
+
+#[test]
+fn tcp_keeps_every_promise_over_secure_streams() {
+    let authority = Authority::new();
+    let identities = ["sender", "receiver"].map(|name| authority.identity(name));
+    run_all(&Tcp { identities: Some(identities) });
 }
