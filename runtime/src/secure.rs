@@ -551,11 +551,6 @@ impl Secure {
         }
         let first = self.without_content < RECORD_HEADER_BYTES && self.tls.is_handshaking();
         let taken = self.tls.read_tls(&mut &self.incoming[self.rest.clone()])?;
-        if taken == 0 {
-            // It said that nothing more comes, and more comes.
-            let cause = "it closed the stream before it had proved anything".into();
-            return Err(SecureError::Broken { peer: self.peer.clone(), cause });
-        }
         self.rest.start += taken;
         self.without_content += taken;
         match self.tls.process_new_packets() {
