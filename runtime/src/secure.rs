@@ -8,7 +8,7 @@
 //! is done before its own certificate has been looked at, so the accepting side says one byte once it has: until then
 //! the connecting side sends nothing either, and a refusal reaches it as a named error.
 //!
-//! What waits inside is bounded: [`BUFFER_BYTES_MAX`] each way. No session is resumed, no data comes early.
+//! What waits inside is bounded: [`BUFFER_BYTES_MAX`] each way and a few records. No session is resumed, no data comes early.
 
 use crate::tcp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 /// What is spoken over the stream, and its version: a peer that speaks another is refused.
 pub const PROTOCOL: &str = "shard-link/1";
-/// So many bytes wait inside at the most, each way.
+/// So many bytes wait inside at the most, each way, besides the records that TLS is at.
 pub const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// After so many bytes without any content the peer is playing games.
 const BYTES_WITHOUT_CONTENT_MAX: usize = 256 << 10;
