@@ -20,6 +20,8 @@ pub mod process;
 #[cfg(not(loom))]
 pub mod rdma;
 pub mod region;
+#[cfg(not(loom))]
+pub mod remote;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod secure;

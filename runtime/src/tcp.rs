@@ -135,7 +135,10 @@ pub struct Tcp {
     sent: u64,
     /// The other end said how far it has received.
     resumed: bool,
+    /// What the other end was told of room.
     head_told: u64,
+    /// What the other end told of room.
+    told: u64,
 }
 
 impl Tcp {
@@ -180,8 +183,14 @@ impl Tcp {
         self.stream.as_deref().is_some_and(|stream| stream.waits(more))
     }
 
+    /// Whether there is nothing to do before the socket, or the owner of the outbound link, says so: all that came was
+    /// read, and its room told.
+    pub fn rests(&self, inbound: &mut Inbound) -> bool {
+        inbound.reader().ring().head() == self.received && self.head_told == self.received
+    }
+
     /// Moves what there is, both ways, without waiting. `outbound` is the link whose frames go out here, `inbound` the
-    /// one whose frames come in. True if frames came in, or not all was read: then the inbox should look at the link,
+    /// one whose frames come in. True if frames or room came in, or not all was read: then the inbox should look at the link,
     /// and nobody sleep before `carry` was called again. For what was not read may be inside the stream already,
     /// where no socket tells of it.
     ///
@@ -195,20 +204,29 @@ impl Tcp {
         if self.stream.is_none() {
             return Ok(false);
         }
-        let before = self.received;
+        let before = (self.received, self.told);
         let result = self.receive(&mut outbound, &mut inbound).and_then(|all| {
-            if let Some(outbound) = outbound {
-                self.gather(outbound);
-            }
             if let Some(inbound) = inbound {
                 self.tell_head(inbound.reader().ring().head());
             }
-            self.flush().map(|()| all)
+            // What is gathered at once is bounded, so that there may be more when the stream has taken it.
+            loop {
+                if let Some(outbound) = &mut outbound {
+                    self.gather(outbound);
+                }
+                if self.outgoing.is_empty() {
+                    return Ok(all);
+                }
+                self.flush()?;
+                if !self.outgoing.is_empty() {
+                    return Ok(all);
+                }
+            }
         });
         if result.is_err() {
             self.disconnect();
         }
-        result.map(|all| !all || self.received != before)
+        result.map(|all| !all || (self.received, self.told) != before)
     }
 
     fn record(&mut self, kind: u32, bytes: u32, position: u64) {
@@ -338,6 +356,7 @@ impl Tcp {
                     return wrong(ring.head());
                 }
                 ring.set_head(position);
+                self.told = position;
             }
             (FRAMES | SKIP, _, Some(link)) => {
                 let reader = link.reader();

@@ -35,10 +35,15 @@ fn connect(ends: &mut Ends<Carrier>) {
         let of_receiver = receiver.carrier.prepare(link, None, receiver.inbox.get_mut(link)).unwrap();
         sender.carrier.connect(link, sender.outbox.get_mut(link), &of_receiver).unwrap();
         receiver.carrier.connect(link, None, &of_sender).unwrap();
+        sender.carrier.start(link);
+        receiver.carrier.start(link);
     }
 }
 
 fn carry(end: &mut End<Carrier>) -> bool {
+    while let Some(link) = end.outbox.take_published() {
+        end.carrier.published(link);
+    }
     let came = end.carrier.carry(&mut end.inbox, &mut end.outbox);
     // A queue pair that broke is as good as one that was interrupted.
     while let Some((link, error)) = end.carrier.take_broken() {

@@ -206,7 +206,10 @@ struct Link {
     generation: u32,
     message_bytes_max: u64,
     window: Window,
+    /// It receives.
     connected: bool,
+    /// It sends.
+    started: bool,
     active: bool,
     came: bool,
 
@@ -298,7 +301,8 @@ impl Rdma {
         Ok(link.describe())
     }
 
-    /// Connects a link that was prepared to the peer's end.
+    /// Connects a link that was prepared to the peer's end. It receives from then on, and sends after
+    /// [`start`](Self::start).
     ///
     /// # Errors
     /// The peer is of another release, or lies; or there is no way to it.
@@ -312,9 +316,21 @@ impl Rdma {
         peer: &RdmaEnd,
     ) -> Result<(), RdmaError> {
         let link = self.links[usize::from(id.0)].as_deref_mut().expect("a link that was prepared");
-        link.connect(outbound, peer)?;
+        link.connect(outbound, peer)
+    }
+
+    /// Lets a connected link send: the peer's end is connected, too.
+    pub fn start(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) {
+            link.started = link.connected;
+        }
         self.activate(id);
-        Ok(())
+    }
+
+    /// Tells that frames of a link were published, or that it lacks room.
+    #[inline]
+    pub fn published(&mut self, id: LinkId) {
+        self.activate(id);
     }
 
     /// Breaks a link's queue pair, drains and destroys it. What had not arrived is sent again over the next one.
@@ -353,7 +369,8 @@ impl Rdma {
             self.stashed = stashed;
         }
         drop(pair);
-        (link.staging, link.ring, link.connected) = (None, None, false);
+        (link.staging, link.ring) = (None, None);
+        (link.connected, link.started) = (false, false);
     }
 
     /// Forgets a link.
@@ -371,9 +388,6 @@ impl Rdma {
     #[inline]
     pub fn carry(&mut self, inbox: &mut Inbox, outbox: &mut Outbox) -> bool {
         self.take_completions();
-        while let Some(id) = outbox.take_published() {
-            self.activate(id);
-        }
         let mut news = !self.came.is_empty();
         while let Some(id) = self.came.pop() {
             if let Err(error) = self.hand_over(id, inbox) {
@@ -418,7 +432,7 @@ impl Rdma {
     /// Asks a link's device whether the peer's still answers. A link that carries nothing notices nothing otherwise.
     pub fn ping(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) else { return };
-        if link.connected
+        if link.started
             && link.room_for_sends()
             && let Err(error) = link.ping(id)
         {
@@ -463,6 +477,7 @@ impl Rdma {
         if let Some(link) = self.links[usize::from(id.0)].as_deref_mut()
             && std::mem::replace(&mut link.connected, false)
         {
+            link.started = false;
             if let Some(pair) = &link.pair {
                 // The device may be gone; then there is nothing left to break.
                 let _ = pair.break_off();
@@ -487,7 +502,7 @@ impl Rdma {
     }
 
     #[cold]
-    fn fail_all(&mut self, reason: &str) {
+    pub(crate) fn fail_all(&mut self, reason: &str) {
         for at in 0..self.links.len() {
             self.fail(LinkId(at as u16), RdmaError::Gone(reason.to_owned()));
         }
@@ -532,7 +547,7 @@ impl Rdma {
         news: &mut bool,
     ) -> Result<bool, RdmaError> {
         let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { return Ok(false) };
-        if !link.connected {
+        if !link.started {
             return Ok(false);
         }
         if link.consumed > 0 {
@@ -574,6 +589,7 @@ impl Link {
             message_bytes_max: 0,
             window: Window::default(),
             connected: false,
+            started: false,
             active: false,
             came: false,
             sent: 0,
