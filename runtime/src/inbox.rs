@@ -444,22 +444,30 @@ impl Inbox {
     #[cfg(not(loom))]
     #[inline(always)]
     pub fn wait(&mut self, strategy: WaitStrategy, outbox: &mut Outbox, until_ns: Option<u64>) {
-        match strategy {
-            WaitStrategy::Spin => self.spin(),
-            WaitStrategy::SpinThenPark { spin_ns } => {
-                if !self.empty_rounds.is_multiple_of(32) || !self.spun_enough(spin_ns) {
-                    self.spin();
-                } else {
-                    self.park(outbox, until_ns);
-                }
-            }
-            WaitStrategy::Park => self.park(outbox, until_ns),
+        if self.spins(strategy) {
+            self.spin();
+        } else {
+            self.park(outbox, until_ns);
         }
     }
 
+    /// Whether the strategy says to poll on after a round that brought nothing, and not to sleep.
     #[cfg(not(loom))]
     #[inline(always)]
-    fn spin(&self) {
+    pub fn spins(&mut self, strategy: WaitStrategy) -> bool {
+        match strategy {
+            WaitStrategy::Spin => true,
+            WaitStrategy::SpinThenPark { spin_ns } => {
+                !self.empty_rounds.is_multiple_of(32) || !self.spun_enough(spin_ns)
+            }
+            WaitStrategy::Park => false,
+        }
+    }
+
+    /// A moment between two rounds.
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub fn spin(&self) {
         std::hint::spin_loop();
         std::hint::spin_loop();
     }
@@ -477,12 +485,20 @@ impl Inbox {
     #[cfg(not(loom))]
     #[cold]
     pub fn park(&mut self, outbox: &mut Outbox, until_ns: Option<u64>) {
-        let now = crate::clock::now_ns();
-        let timeout_ns = until_ns.map_or(SWEEP_NS, |until| until.saturating_sub(now).min(SWEEP_NS));
-        if timeout_ns == 0 || !self.prepare_to_park(outbox) {
+        if until_ns.is_some_and(|until| until <= crate::clock::now_ns()) || !self.prepare_to_park(outbox) {
             return;
         }
-        self.bell.park(timeout_ns);
+        self.sleep(until_ns);
+    }
+
+    /// Sleeps as [`park`](Self::park) does, after [`prepare_to_park`](Self::prepare_to_park) said that nothing came.
+    #[cfg(not(loom))]
+    pub fn sleep(&mut self, until_ns: Option<u64>) {
+        let now = crate::clock::now_ns();
+        let timeout_ns = until_ns.map_or(SWEEP_NS, |until| until.saturating_sub(now).min(SWEEP_NS));
+        if timeout_ns > 0 {
+            self.bell.park(timeout_ns);
+        }
         self.idle_since_ns = 0;
         if self.bell.rung() {
             self.answer_bell();

@@ -9,11 +9,13 @@ use crate::desk::{Clock, Desk, cut};
 use crate::error::Error;
 use crate::message::{CallId, Kind, Message, Tick};
 use crate::shard::Shard;
+use crate::watch::Watch;
 use shard_runtime::control::COMPOSER_LINK;
 use shard_runtime::frame::{Flags, Header};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver, WaitStrategy};
 use shard_runtime::outbox::Outbound;
+use shard_runtime::remote::{News, Remote, RemoteLink};
 use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Refused, Verb};
 use shard_runtime::stats::{Counter, LinkCounts, SAMPLE_EVERY, Stats, Timing};
@@ -39,6 +41,8 @@ pub struct Endpoint {
     paused: bool,
     published_ns: u64,
     broken: Vec<(LinkId, RingError)>,
+    /// Links to other hosts, if it has any, and who wakes it for them.
+    remote: Option<Box<(Remote, Watch)>>,
 }
 
 impl Endpoint {
@@ -59,7 +63,7 @@ impl Endpoint {
         let is_shard = component.program.is_some();
         let desk = Desk::new(shard, component, stats, clock, seed);
         let (inbox, broken) = (Inbox::new(bell), Vec::new());
-        Self { inbox, desk, rounds: 0, is_shard, paused: false, published_ns: 0, broken }
+        Self { inbox, desk, rounds: 0, is_shard, paused: false, published_ns: 0, broken, remote: None }
     }
 
     /// The component that this is an end of.
@@ -100,9 +104,51 @@ impl Endpoint {
 
     /// Removes a pair of links. Messages that wait for it are gone, as their receiver is.
     pub fn detach(&mut self, link: LinkId) {
+        if let Some(remote) = &mut self.remote {
+            remote.0.detach(link);
+        }
         self.inbox.detach(link);
         self.desk.outbox.detach(link);
         self.desk.set_peer(link, None);
+    }
+
+    /// Lets it have links to other hosts: `remote` makes and mends them. A thread is started that wakes the endpoint when
+    /// something comes while it sleeps.
+    ///
+    /// # Errors
+    /// The system has no descriptor or thread left.
+    pub fn set_remote(&mut self, remote: Remote) -> std::io::Result<()> {
+        let watch = Watch::start(remote.watch()?, self.ringer())?;
+        self.remote = Some(Box::new((remote, watch)));
+        Ok(())
+    }
+
+    /// Adds a pair of links to a peer on another host. It comes up by itself; what is sent before waits.
+    ///
+    /// # Panics
+    /// If the number is taken, or without [`set_remote`](Self::set_remote).
+    pub fn attach_remote(
+        &mut self,
+        link: LinkId,
+        component: Option<ComponentId>,
+        inbound: Inbound,
+        outbound: Outbound,
+        what: RemoteLink,
+    ) {
+        self.attach(link, component, inbound, outbound);
+        self.remote.as_mut().expect("an endpoint with links to other hosts").0.attach(link, what);
+    }
+
+    /// Breaks a link to another host; it is mended, and goes on without a loss. For tests of faults.
+    pub fn break_off(&mut self, link: LinkId) {
+        if let Some(remote) = &mut self.remote {
+            remote.0.break_off(link);
+        }
+    }
+
+    /// What became of a link to another host since this was last asked.
+    pub fn take_news(&mut self) -> Option<(LinkId, News)> {
+        self.remote.as_mut()?.0.take_news()
     }
 
     /// Opens a session here, without asking anyone: for the program that holds the composer.
@@ -133,6 +179,9 @@ impl Endpoint {
         let mut dispatch = Dispatch { shard, desk, broken, unflushed: 0, may_pause };
         let taken = self.inbox.poll(&mut dispatch);
         self.desk.outbox.flush();
+        if let Some(remote) = &mut self.remote {
+            remote.0.carry(&mut self.inbox, &mut self.desk.outbox);
+        }
         if self.rounds.is_multiple_of(PUBLISH_ROUNDS) {
             self.publish_counts();
         }
@@ -180,10 +229,33 @@ impl Endpoint {
     #[inline(always)]
     pub fn wait(&mut self, strategy: WaitStrategy, until_ns: Option<u64>) {
         let parks = self.inbox.parks();
-        self.inbox.wait(strategy, &mut self.desk.outbox, until_ns);
+        if self.remote.is_none() {
+            self.inbox.wait(strategy, &mut self.desk.outbox, until_ns);
+        } else if self.inbox.spins(strategy) {
+            self.inbox.spin();
+        } else {
+            self.park_for_all(until_ns);
+        }
         if self.inbox.parks() != parks {
             self.publish_now_and_then();
         }
+    }
+
+    /// Sleeps until something comes from this host or another.
+    #[cold]
+    fn park_for_all(&mut self, until_ns: Option<u64>) {
+        let Some(remote) = &mut self.remote else { return };
+        let (remote, watch) = &mut **remote;
+        // Preparing may publish what waited for room; that has to be carried before anyone sleeps.
+        if !self.inbox.prepare_to_park(&mut self.desk.outbox)
+            || !remote.prepare_to_park(&mut self.inbox, &mut self.desk.outbox)
+            || watch.arm().is_err()
+        {
+            return;
+        }
+        let due_ns = remote.due_ns();
+        self.inbox.sleep(Some(until_ns.map_or(due_ns, |until| until.min(due_ns))));
+        remote.carry_now(&mut self.inbox, &mut self.desk.outbox);
     }
 
     /// A shard that sleeps a lot makes few rounds; its page must not wait for thousands of them.
@@ -209,7 +281,11 @@ impl Endpoint {
     /// Sleeps until something comes or `until_ns` is reached.
     pub fn park(&mut self, until_ns: Option<u64>) {
         self.publish_counts();
-        self.inbox.park(&mut self.desk.outbox, until_ns);
+        if self.remote.is_some() {
+            self.park_for_all(until_ns);
+        } else {
+            self.inbox.park(&mut self.desk.outbox, until_ns);
+        }
     }
 
     /// Brings the statistics page up to date.

@@ -51,6 +51,7 @@ pub mod rig;
 mod runner;
 mod sessions;
 mod shard;
+mod watch;
 
 pub use codec::{NoReply, Wire};
 pub use config::Config;

@@ -16,14 +16,18 @@
 
 pub mod agent;
 mod bed;
+pub mod demo;
 pub mod devices;
 mod doctor;
 mod guest;
 mod host;
+mod identity;
 mod kernel;
+pub mod shard;
 mod wire;
 
 pub use bed::{Bed, Layout};
 pub use doctor::doctor;
 pub use guest::{Exit, Guest, Running};
+pub use identity::Authority;
 pub use wire::Command;

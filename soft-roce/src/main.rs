@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use soft_roce::devices::{self, Setup};
-use soft_roce::{Bed, Command, Layout, agent};
+use soft_roce::shard::{self, Kind, ShardArguments};
+use soft_roce::{Bed, Command, Layout, agent, demo};
 use std::env;
 use std::process::ExitCode;
 
@@ -42,9 +43,21 @@ enum Verb {
     },
     /// Removes the software RDMA devices of this host.
     Down,
+    /// Boots two hosts, runs a shard in each, and shows how long messages between them take.
+    Demo {
+        /// How the link between them is carried.
+        #[arg(long, value_enum, default_value = "rdma")]
+        link: Kind,
+        /// How many messages.
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+    },
     /// The guest's half.
     #[command(hide = true)]
     Agent,
+    /// One of the shards of the demonstration.
+    #[command(hide = true)]
+    Shard(ShardArguments),
 }
 
 fn main() -> ExitCode {
@@ -72,7 +85,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
             println!("{}", devices::names().join(" "));
         }
         Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
+        Verb::Demo { link, count } => demo::run(&Bed::prepare(env::current_exe()?)?, link, count)?,
         Verb::Agent => agent::serve()?,
+        Verb::Shard(arguments) => shard::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

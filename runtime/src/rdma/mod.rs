@@ -333,6 +333,15 @@ impl Rdma {
         self.activate(id);
     }
 
+    /// Puts a link's queue pair into the state ERROR, as a fault would; what follows tells that the link broke.
+    pub fn break_off(&mut self, id: LinkId) {
+        let link = self.links.get(usize::from(id.0)).and_then(Option::as_deref);
+        if let Some(pair) = link.and_then(|link| link.pair.as_ref()) {
+            // A device that refuses is broken already.
+            let _ = pair.break_off();
+        }
+    }
+
     /// Breaks a link's queue pair, drains and destroys it. What had not arrived is sent again over the next one.
     pub fn disconnect(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) else { return };

@@ -261,6 +261,19 @@ impl Remote {
         }
     }
 
+    /// Breaks a link as a fault would: its queue pair goes into the state ERROR, or its stream is shut. It is noticed, and
+    /// mended, like any other break.
+    pub fn break_off(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(usize::from(id.0)).and_then(Option::as_deref) else { return };
+        if let (State::Alarm(_), Ok(rdma)) = (&link.state, &mut self.rdma) {
+            rdma.break_off(id);
+        }
+        if let Some(stream) = link.tcp.stream() {
+            // One that has ended is broken already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// What links of kind `rdma` use.
     pub fn rdma(&mut self) -> Option<&mut Rdma> {
         self.rdma.as_mut().ok()
@@ -276,7 +289,12 @@ impl Remote {
     #[inline]
     pub fn carry(&mut self, inbox: &mut Inbox, outbox: &mut Outbox) -> bool {
         self.rounds = self.rounds.wrapping_add(1);
-        self.carry_now(inbox, outbox, self.rounds.is_multiple_of(SOCKET_ROUNDS))
+        self.round(inbox, outbox, self.rounds.is_multiple_of(SOCKET_ROUNDS))
+    }
+
+    /// As [`carry`](Self::carry), and looks at the sockets too: after sleeping.
+    pub fn carry_now(&mut self, inbox: &mut Inbox, outbox: &mut Outbox) -> bool {
+        self.round(inbox, outbox, true)
     }
 
     /// Before sleeping: arms everything, and carries once more. False if something came.
@@ -288,7 +306,7 @@ impl Remote {
             }
         }
         // A link that still has something to do is no place to sleep; one that waits for its socket is not listed.
-        !self.carry_now(inbox, outbox, true) && self.listed.is_empty()
+        !self.carry_now(inbox, outbox) && self.listed.is_empty()
     }
 
     /// When something is due, in nanoseconds of the monotonic clock: sleep no longer.
@@ -304,7 +322,7 @@ impl Remote {
         self.as_fd().try_clone_to_owned()
     }
 
-    fn carry_now(&mut self, inbox: &mut Inbox, outbox: &mut Outbox, sockets: bool) -> bool {
+    fn round(&mut self, inbox: &mut Inbox, outbox: &mut Outbox, sockets: bool) -> bool {
         let mut news = false;
         while let Some(id) = outbox.take_published() {
             match self.links.get(usize::from(id.0)).and_then(Option::as_deref).map(|link| link.what.kind) {
