@@ -103,7 +103,8 @@ fn why(left: &mut Host, right: &mut Host) -> String {
 
 #[test]
 fn who_does_not_fit_is_refused_by_name() {
-    let cases: [(&str, fn(&mut RemoteLink, &mut usize), &str); 4] = [
+    type Change = fn(&mut RemoteLink, &mut usize);
+    let cases: [(&str, Change, &str); 4] = [
         ("another key", |link, _| link.key = key(9), "no such link"),
         ("another node", |link, _| link.node = "elsewhere".into(), "elsewhere"),
         ("another ring", |_, ring| *ring *= 2, "its rings have"),

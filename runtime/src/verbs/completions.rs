@@ -1,6 +1,5 @@
 //! The queue that tells what became of requests, and the channel that wakes whoever sleeps on it.
 
-use super::library::{poll_cq, req_notify_cq};
 use super::{Context, VerbsError, ffi};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -87,7 +86,7 @@ impl fmt::Display for Status {
             ffi::IBV_WC_RESP_TIMEOUT_ERR => "the peer took too long",
             _ => "the device reports an error",
         };
-        write!(f, "{text} (status {})", self.0)
+        write!(f, "{text} (status {})", self.0.0)
     }
 }
 
@@ -108,13 +107,13 @@ impl Completions {
         if capacity > granted {
             return Err(VerbsError::Limit { what: "completions in one queue", asked: capacity, granted });
         }
-        let verbs = context.library.verbs();
+        let verbs = context.library;
         // SAFETY: the context is alive, and held below.
-        let channel = unsafe { verbs.ibv_create_comp_channel(context.handle.as_ptr()) };
+        let channel = unsafe { (verbs.ibv_create_comp_channel)(context.handle.as_ptr()) };
         let channel = NonNull::new(channel).ok_or_else(|| VerbsError::last("ibv_create_comp_channel"))?;
         // SAFETY: context and channel are alive; the channel is destroyed after the queue.
         let handle = unsafe {
-            verbs.ibv_create_cq(
+            (verbs.ibv_create_cq)(
                 context.handle.as_ptr(),
                 capacity as i32,
                 std::ptr::null_mut(),
@@ -125,7 +124,7 @@ impl Completions {
         let Some(handle) = NonNull::new(handle) else {
             let error = VerbsError::last("ibv_create_cq");
             // SAFETY: made above, used by nothing.
-            unsafe { verbs.ibv_destroy_comp_channel(channel.as_ptr()) };
+            unsafe { (verbs.ibv_destroy_comp_channel)(channel.as_ptr()) };
             return Err(error);
         };
         let completions = Self { context: Arc::clone(context), handle, channel, capacity };
@@ -147,7 +146,8 @@ impl Completions {
     pub fn poll(&self, mut each: impl FnMut(Completion)) -> Result<usize, VerbsError> {
         let mut entries = [const { std::mem::MaybeUninit::<ffi::ibv_wc>::uninit() }; BATCH];
         // SAFETY: the queue is alive; there is room for so many.
-        let taken = unsafe { poll_cq(self.handle.as_ptr(), BATCH, entries.as_mut_ptr().cast()) };
+        let taken =
+            unsafe { ffi::ibv_poll_cq(self.handle.as_ptr(), BATCH as i32, entries.as_mut_ptr().cast()) };
         let Ok(taken) = usize::try_from(taken) else {
             return Err(VerbsError::Call {
                 call: "ibv_poll_cq",
@@ -177,17 +177,17 @@ impl Completions {
     /// The device failed.
     pub fn arm(&self) -> Result<(), VerbsError> {
         // SAFETY: the queue is alive.
-        VerbsError::of_number("ibv_req_notify_cq", unsafe { req_notify_cq(self.handle.as_ptr()) })
+        VerbsError::of_number("ibv_req_notify_cq", unsafe { ffi::ibv_req_notify_cq(self.handle.as_ptr(), 0) })
     }
 
     /// Takes the events of the channel, so that it is readable again only for new ones.
     pub fn take_events(&self) {
         let (mut queue, mut of) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let verbs = self.context.library.verbs();
+        let verbs = self.context.library;
         // SAFETY: the channel is alive, its descriptor does not block, the pointers are written.
-        while unsafe { verbs.ibv_get_cq_event(self.channel.as_ptr(), &raw mut queue, &raw mut of) } == 0 {
+        while unsafe { (verbs.ibv_get_cq_event)(self.channel.as_ptr(), &raw mut queue, &raw mut of) } == 0 {
             // SAFETY: one event of our queue. Not acknowledged, it would hold up the queue's end for ever.
-            unsafe { verbs.ibv_ack_cq_events(queue, 1) };
+            unsafe { (verbs.ibv_ack_cq_events)(queue, 1) };
         }
     }
 }
@@ -202,11 +202,11 @@ impl AsFd for Completions {
 impl Drop for Completions {
     fn drop(&mut self) {
         self.take_events();
-        let verbs = self.context.library.verbs();
+        let verbs = self.context.library;
         // SAFETY: made by `new`, freed once, the queue before its channel; queue pairs hold this and are gone.
         unsafe {
-            verbs.ibv_destroy_cq(self.handle.as_ptr());
-            verbs.ibv_destroy_comp_channel(self.channel.as_ptr());
+            (verbs.ibv_destroy_cq)(self.handle.as_ptr());
+            (verbs.ibv_destroy_comp_channel)(self.channel.as_ptr());
         }
     }
 }

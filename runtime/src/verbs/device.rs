@@ -1,6 +1,6 @@
 //! Which device, port and address a shard uses, and why.
 
-use super::{Library, LibraryError, VerbsError, ffi};
+use super::{Library, LoadError, VerbsError, ffi};
 use std::ffi::CStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,7 +21,7 @@ pub struct Wish {
 pub enum DeviceError {
     /// No libibverbs.
     #[error(transparent)]
-    Library(#[from] LibraryError),
+    Library(#[from] LoadError),
     /// The host has no RDMA device.
     #[error(
         "this host has no RDMA device: add one (for software RoCE: `rdma link add rxe0 type rxe netdev INTERFACE`), or use links of kind tcp"
@@ -67,7 +67,7 @@ unsafe impl Sync for Context {}
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: opened by `open_all`, closed once; all that stands on it holds this context and is gone.
-        unsafe { self.library.verbs().ibv_close_device(self.handle.as_ptr()) };
+        unsafe { (self.library.ibv_close_device)(self.handle.as_ptr()) };
     }
 }
 
@@ -87,12 +87,12 @@ impl Context {
         // SAFETY: the context is alive; its descriptor was made non-blocking, so the call returns at once.
         unsafe {
             let mut event = ffi::ibv_async_event::default();
-            if self.library.verbs().ibv_get_async_event(self.handle.as_ptr(), &raw mut event) != 0 {
+            if (self.library.ibv_get_async_event)(self.handle.as_ptr(), &raw mut event) != 0 {
                 return None;
             }
             let kind = event.event_type;
             // Acknowledged at once: objects named by events could not be destroyed before.
-            self.library.verbs().ibv_ack_async_event(&raw mut event);
+            (self.library.ibv_ack_async_event)(&raw mut event);
             Some(DeviceEvent(kind))
         }
     }
@@ -128,7 +128,7 @@ impl fmt::Display for DeviceEvent {
             ffi::IBV_EVENT_PORT_ERR => f.write_str("a port went down"),
             ffi::IBV_EVENT_PORT_ACTIVE => f.write_str("a port came up"),
             ffi::IBV_EVENT_GID_CHANGE => f.write_str("an address changed"),
-            other => write!(f, "event {other}"),
+            other => write!(f, "event {}", other.0),
         }
     }
 }
@@ -146,7 +146,7 @@ impl Device {
 
     /// The largest packet of the port, in bytes.
     pub fn mtu_bytes(&self) -> u32 {
-        128 << self.mtu
+        128 << self.mtu.0
     }
 
     /// The largest message that one request may carry.
@@ -200,10 +200,10 @@ pub fn choose(wish: &Wish) -> Result<Device, DeviceError> {
 }
 
 fn open_all(library: &'static Library) -> Result<Vec<Context>, VerbsError> {
-    let verbs = library.verbs();
+    let verbs = library;
     let mut count = 0;
     // SAFETY: `count` is written; the list is freed below.
-    let list = unsafe { verbs.ibv_get_device_list(&raw mut count) };
+    let list = unsafe { (verbs.ibv_get_device_list)(&raw mut count) };
     if list.is_null() {
         let error = std::io::Error::last_os_error();
         // A kernel without RDMA has no such devices.
@@ -217,45 +217,41 @@ fn open_all(library: &'static Library) -> Result<Vec<Context>, VerbsError> {
         // SAFETY: the list has `count` devices; names are C strings that live as long as the device.
         let (device, name) = unsafe {
             let device = *list.add(at);
-            (device, CStr::from_ptr(verbs.ibv_get_device_name(device)).to_string_lossy().into_owned())
+            (device, CStr::from_ptr((verbs.ibv_get_device_name)(device)).to_string_lossy().into_owned())
         };
         // SAFETY: a device of the list.
-        let handle = NonNull::new(unsafe { verbs.ibv_open_device(device) });
+        let handle = NonNull::new(unsafe { (verbs.ibv_open_device)(device) });
         let handle = handle.ok_or_else(|| VerbsError::last("ibv_open_device"))?;
         let mut context = Context { library, handle, name, limits: ffi::ibv_device_attr::default() };
         // SAFETY: the context is open; the structure is written.
-        let number = unsafe { verbs.ibv_query_device(handle.as_ptr(), &raw mut context.limits) };
+        let number = unsafe { (verbs.ibv_query_device)(handle.as_ptr(), &raw mut context.limits) };
         VerbsError::of_number("ibv_query_device", number)?;
         context.make_events_non_blocking()?;
         Ok(context)
     });
     let contexts = contexts.collect();
     // SAFETY: open devices stay open after their list is freed (ibv_get_device_list(3)).
-    unsafe { verbs.ibv_free_device_list(list) };
+    unsafe { (verbs.ibv_free_device_list)(list) };
     contexts
 }
 
 /// Looks at a port: the device, or why it can't be used.
 fn examine(context: &Arc<Context>, port: u8, wish: &Wish) -> Result<Result<Device, String>, VerbsError> {
-    let verbs = context.library.verbs();
+    let verbs = context.library;
     let mut attributes = ffi::ibv_port_attr::default();
-    // The exported function fills the beginning of the structure and leaves the zeroes behind it: as the header's
-    // own fallback does.
-    // SAFETY: the context is open; the structure is at least as large as what is written.
+    // SAFETY: the context is open; the structure is written.
     let number = unsafe { verbs.ibv_query_port(context.handle.as_ptr(), port, &raw mut attributes) };
     VerbsError::of_number("ibv_query_port", number)?;
     if attributes.state != ffi::IBV_PORT_ACTIVE {
         let cure = "bring its interface up (`ip link set INTERFACE up`)";
-        return Ok(Err(format!("it is down (state {}): {cure}", attributes.state)));
+        return Ok(Err(format!("it is down (state {}): {cure}", attributes.state.0)));
     }
     let mut entries = Vec::new();
     for index in 0..u32::try_from(attributes.gid_tbl_len).unwrap_or(0) {
         let mut entry = ffi::ibv_gid_entry::default();
-        let size = size_of::<ffi::ibv_gid_entry>() as u64;
         // SAFETY: as above; an index without an entry is an error's number.
-        let number = unsafe {
-            verbs._ibv_query_gid_ex(context.handle.as_ptr(), port.into(), index, &raw mut entry, 0, size)
-        };
+        let number =
+            unsafe { verbs.ibv_query_gid_ex(context.handle.as_ptr(), port.into(), index, &raw mut entry, 0) };
         if number == 0 && entry.gid_type == ffi::IBV_GID_TYPE_ROCE_V2 {
             // SAFETY: any 16 bytes are a GID.
             entries.push((index as u8, unsafe { entry.gid.raw }));
@@ -272,7 +268,7 @@ fn examine(context: &Arc<Context>, port: u8, wish: &Wish) -> Result<Result<Devic
                 "{} port {port}, address {} (entry {gid_index}, RoCE v2), packets of {} bytes",
                 context.name,
                 address_of(gid),
-                128 << attributes.active_mtu
+                128 << attributes.active_mtu.0
             ),
             context: Arc::clone(context),
             port,

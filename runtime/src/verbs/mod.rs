@@ -22,7 +22,7 @@ mod registration;
 
 pub use completions::{Completion, Completions, Kind, Status};
 pub use device::{Context, Device, DeviceError, Wish, choose};
-pub use library::{Library, LibraryError};
+pub use library::{Library, LoadError};
 pub use queue_pair::{Depth, QueuePair, RemoteQueuePair, Work};
 pub use registration::{Domain, Registration, Slice};
 

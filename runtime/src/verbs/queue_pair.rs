@@ -10,7 +10,6 @@
 //! Invariant: a queue pair is destroyed only in the state ERROR and after every request was completed, or with its
 //! completions no longer wanted: destroying earlier discards requests silently (C10-8).
 
-use super::library::{post_recv, post_send};
 use super::{Completions, Device, Domain, Slice, VerbsError, ffi};
 use serde::{Deserialize, Serialize};
 use std::ptr::{NonNull, null_mut};
@@ -92,7 +91,7 @@ impl QueuePair {
         depth: Depth,
         sequence: u32,
     ) -> Result<Self, VerbsError> {
-        let verbs = domain.context.library.verbs();
+        let verbs = domain.context.library;
         let mut inline_bytes = INLINE_BYTES;
         let handle = loop {
             let mut attributes = ffi::ibv_qp_init_attr {
@@ -109,7 +108,7 @@ impl QueuePair {
                 ..ffi::ibv_qp_init_attr::default()
             };
             // SAFETY: domain and queue are alive, and held below; the structure is read, and its limits written.
-            let handle = unsafe { verbs.ibv_create_qp(domain.handle.as_ptr(), &raw mut attributes) };
+            let handle = unsafe { (verbs.ibv_create_qp)(domain.handle.as_ptr(), &raw mut attributes) };
             match NonNull::new(handle) {
                 Some(handle) => {
                     inline_bytes = attributes.cap.max_inline_data;
@@ -145,7 +144,7 @@ impl QueuePair {
             gid: self.device.gid(),
             number: self.number(),
             sequence: self.sequence,
-            mtu: self.device.mtu,
+            mtu: self.device.mtu.0,
         }
     }
 
@@ -167,7 +166,7 @@ impl QueuePair {
     pub fn connect(&self, peer: &RemoteQueuePair) -> Result<(), VerbsError> {
         let mut ready_to_receive = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_RTR,
-            path_mtu: peer.mtu.clamp(ffi::IBV_MTU_256, self.device.mtu),
+            path_mtu: ffi::ibv_mtu(peer.mtu.clamp(ffi::IBV_MTU_256.0, self.device.mtu.0)),
             dest_qp_num: peer.number & SEQUENCE_BITS,
             rq_psn: peer.sequence & SEQUENCE_BITS,
             max_dest_rd_atomic: 0,
@@ -248,7 +247,7 @@ impl QueuePair {
                     }
                 }
             }
-            let first = requests.as_mut_ptr().cast::<ffi::ibv_send_wr>();
+            let (first, mut bad) = (requests.as_mut_ptr().cast::<ffi::ibv_send_wr>(), null_mut());
             // SAFETY: the first `work.len()` requests were written; each points to the next of them or to none, and to
             // a slice that lives until the call returns. The bytes that slices name belong to live registrations, or
             // the device refuses them.
@@ -256,7 +255,7 @@ impl QueuePair {
                 for at in 1..work.len() {
                     (*first.add(at - 1)).next = first.add(at);
                 }
-                post_send(self.handle.as_ptr(), first)
+                ffi::ibv_post_send(self.handle.as_ptr(), first, &raw mut bad)
             };
             VerbsError::of_number("ibv_post_send", number)?;
         }
@@ -274,13 +273,13 @@ impl QueuePair {
             let mut requests =
                 [ffi::ibv_recv_wr { wr_id: id, next: null_mut(), sg_list: null_mut(), num_sge: 0 }; CHAIN];
             let now = (count as usize).min(CHAIN);
-            let first = requests.as_mut_ptr();
+            let (first, mut bad) = (requests.as_mut_ptr(), null_mut());
             // SAFETY: each of the first `now` requests points to the next of them, the last to none.
             let number = unsafe {
                 for at in 1..now {
                     (*first.add(at - 1)).next = first.add(at);
                 }
-                post_recv(self.handle.as_ptr(), first)
+                ffi::ibv_post_recv(self.handle.as_ptr(), first, &raw mut bad)
             };
             VerbsError::of_number("ibv_post_recv", number)?;
             count -= now as u32;
@@ -294,9 +293,9 @@ impl QueuePair {
         attributes: &mut ffi::ibv_qp_attr,
         mask: ffi::ibv_qp_attr_mask,
     ) -> Result<(), VerbsError> {
-        let verbs = self.domain.context.library.verbs();
+        let verbs = self.domain.context.library;
         // SAFETY: the queue pair is alive; the structure is read.
-        let number = unsafe { verbs.ibv_modify_qp(self.handle.as_ptr(), attributes, mask as i32) };
+        let number = unsafe { (verbs.ibv_modify_qp)(self.handle.as_ptr(), attributes, mask as i32) };
         VerbsError::of_number(call, number)
     }
 }
@@ -304,6 +303,6 @@ impl QueuePair {
 impl Drop for QueuePair {
     fn drop(&mut self) {
         // SAFETY: made by `new`, destroyed once, before its domain and its completion queue.
-        unsafe { self.domain.context.library.verbs().ibv_destroy_qp(self.handle.as_ptr()) };
+        unsafe { (self.domain.context.library.ibv_destroy_qp)(self.handle.as_ptr()) };
     }
 }

@@ -24,7 +24,7 @@ impl Domain {
     /// The device has no more.
     pub fn new(context: &Arc<Context>) -> Result<Arc<Self>, VerbsError> {
         // SAFETY: the context is alive, and held below.
-        let handle = unsafe { context.library.verbs().ibv_alloc_pd(context.handle.as_ptr()) };
+        let handle = unsafe { (context.library.ibv_alloc_pd)(context.handle.as_ptr()) };
         let handle = NonNull::new(handle).ok_or_else(|| VerbsError::last("ibv_alloc_pd"))?;
         Ok(Arc::new(Self { context: Arc::clone(context), handle }))
     }
@@ -33,7 +33,7 @@ impl Domain {
 impl Drop for Domain {
     fn drop(&mut self) {
         // SAFETY: allocated by `new`, freed once; registrations and queue pairs hold it and are gone.
-        unsafe { self.context.library.verbs().ibv_dealloc_pd(self.handle.as_ptr()) };
+        unsafe { (self.context.library.ibv_dealloc_pd)(self.handle.as_ptr()) };
     }
 }
 
@@ -77,10 +77,10 @@ impl Registration {
         let access = if remote { ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_REMOTE_WRITE } else { 0 };
         // SAFETY: the bytes are mapped while `memory`, which is held below, lives.
         let handle = unsafe {
-            domain.context.library.verbs().ibv_reg_mr(
+            (domain.context.library.ibv_reg_mr)(
                 domain.handle.as_ptr(),
                 memory.as_ptr(offset).cast(),
-                len as u64,
+                len,
                 access as i32,
             )
         };
@@ -136,7 +136,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: registered by `new`, freed once. The device refuses the key from now on, also for requests that are
         // under way (C10-49), so the memory may be unmapped after it.
-        unsafe { self.domain.context.library.verbs().ibv_dereg_mr(self.handle.as_ptr()) };
+        unsafe { (self.domain.context.library.ibv_dereg_mr)(self.handle.as_ptr()) };
     }
 }
 
