@@ -221,7 +221,7 @@ impl Inbox {
         Self {
             bell,
             links: Vec::new(),
-            hot: Vec::with_capacity(HOT_MAX),
+            hot: Vec::with_capacity(LINKS_MAX),
             scratch: Vec::with_capacity(crate::ring::FRAGMENT_BYTES_MAX as usize),
             empty_rounds: 0,
             sweep_next: 0,
@@ -328,6 +328,9 @@ impl Inbox {
                 }
             }
         }
+        if self.hot.len() > HOT_MAX {
+            self.cool();
+        }
         if taken == 0 {
             self.empty_rounds += 1;
             if self.empty_rounds.is_multiple_of(HOUSEKEEPING_ROUNDS) {
@@ -355,8 +358,7 @@ impl Inbox {
         }
     }
 
-    /// Makes a link hot; the most silent one is armed if there are too many. A bit for a link that is not there is a
-    /// peer's mistake or malice, and nothing.
+    /// Makes a link hot. A bit for a link that is not there is a peer's mistake or malice, and nothing.
     fn heat(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) else { return };
         link.ring().disarm();
@@ -366,13 +368,6 @@ impl Inbox {
         link.heat.hot = true;
         link.heat.silent_polls = 0;
         self.hot.push(id);
-        if self.hot.len() > HOT_MAX {
-            let silent = |id: &LinkId| self.links[usize::from(id.0)].as_deref().map(|l| l.heat.silent_polls);
-            let last = self.hot.len() - 1;
-            let most = (0..last).max_by_key(|at| silent(&self.hot[*at])).unwrap_or(0);
-            let id = self.hot.swap_remove(most);
-            self.arm(&[id]);
-        }
     }
 
     /// The producer of a busy link need not fence any more; arming it again takes a heavy fence then.
@@ -403,6 +398,28 @@ impl Inbox {
             if self.links[usize::from(id.0)].as_deref().is_some_and(Inbound::ready) {
                 self.heat(*id);
             }
+        }
+    }
+
+    /// Arms as many silent links as are hot beyond the limit. One that has something is not armed: it would be hot again
+    /// at once, so a burst on all links has all of them polled until it is over.
+    #[cold]
+    fn cool(&mut self) {
+        let mut excess = self.hot.len() - HOT_MAX;
+        let mut silent: Vec<LinkId> = Vec::new();
+        let links = &self.links;
+        self.hot.retain(|id| {
+            let is_silent =
+                links[usize::from(id.0)].as_deref().is_some_and(|link| link.heat.silent_polls > 0);
+            let goes = excess > 0 && is_silent;
+            if goes {
+                silent.push(*id);
+                excess -= 1;
+            }
+            !goes
+        });
+        if !silent.is_empty() {
+            self.arm(&silent);
         }
     }
 

@@ -5,7 +5,7 @@
 use super::pair::*;
 use super::{End, LinkKind, PATIENCE};
 use crate::frame::{FRAME_ALIGN, Flags, HEADER_BYTES, Header};
-use crate::id::{PortId, SessionId};
+use crate::id::{LinkId, PortId, SessionId};
 use crate::ring::{Ring, SendError};
 use proptest::prelude::*;
 use std::time::Instant;
@@ -335,5 +335,21 @@ pub(super) fn a_payload_that_imitates_commit_words_is_never_a_frame<K: LinkKind>
             pair.expect_one(LINK, header(number * 4 + copy), &imitation(number, len));
         }
         pair.expect_quiet();
+    }
+}
+
+/// A message on each of more links than are polled at once, before the receiver looks: all come.
+pub(super) fn a_burst_on_all_links_arrives<K: LinkKind>(kind: &K) {
+    const LINKS: u16 = 150;
+    let mut pair = Pair::new(kind, LINKS, SMALL, 100);
+    for round in 0..3 {
+        for link in (0..LINKS).map(LinkId) {
+            pair.send(link, header(round), &payload(round, 40)).expect("there is room");
+        }
+        pair.ends.sender.outbox.flush();
+        pair.until("all have come", |pair| pair.sink.got.len() == usize::from(LINKS));
+        let mut links: Vec<_> = pair.sink.got.drain(..).map(|(link, _, _)| link).collect();
+        links.sort_unstable_by_key(|link| link.0);
+        assert!(links.into_iter().eq((0..LINKS).map(LinkId)), "a link is missing");
     }
 }

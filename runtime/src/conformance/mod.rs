@@ -118,6 +118,7 @@ pub fn run_all<K: LinkKind>(kind: &K) {
         nothing_is_visible_before_it_is_flushed_and_all_of_it_after,
         every_size_around_an_edge_arrives,
         a_payload_that_imitates_commit_words_is_never_a_frame,
+        a_burst_on_all_links_arrives,
         a_receiver_that_parks_is_woken,
         a_sender_that_starves_is_told_of_room,
         what_was_published_before_its_sender_died_is_read_and_nothing_torn,
