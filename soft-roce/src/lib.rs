@@ -24,6 +24,7 @@ mod host;
 mod identity;
 mod kernel;
 pub mod shard;
+pub mod suite;
 mod wire;
 
 pub use bed::{Bed, Layout};

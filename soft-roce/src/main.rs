@@ -4,9 +4,12 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use soft_roce::devices::{self, Setup};
 use soft_roce::shard::{self, Kind, ShardArguments};
-use soft_roce::{Bed, Command, Layout, agent, demo};
+use soft_roce::{Bed, Command, Layout, agent, demo, suite};
 use std::env;
 use std::process::ExitCode;
+
+/// The exit code of `test` where there can be no guests: nothing failed, and nothing passed.
+const NO_GUESTS: u8 = 3;
 
 /// A test bed with real soft-RoCE.
 #[derive(Debug, Parser)]
@@ -52,6 +55,12 @@ enum Verb {
         #[arg(long, default_value_t = 1000)]
         count: u64,
     },
+    /// Runs every test that needs a guest.
+    Test {
+        /// Only those whose names contain this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// The guest's half.
     #[command(hide = true)]
     Agent,
@@ -86,9 +95,24 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
         Verb::Demo { link, count } => demo::run(&Bed::prepare(env::current_exe()?)?, link, count)?,
+        Verb::Test { filter } => return test(&filter),
         Verb::Agent => agent::serve()?,
         Verb::Shard(arguments) => shard::run(&arguments)?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn test(filter: &str) -> Result<ExitCode> {
+    let mut bed = match Bed::prepare(env::current_exe()?) {
+        Ok(bed) => bed,
+        Err(error) => {
+            let names = suite::names();
+            println!("no guest can be had here: {error:#}");
+            println!("NOT run: {} tests in guests: {}", names.len(), names.join(", "));
+            return Ok(ExitCode::from(NO_GUESTS));
+        }
+    };
+    suite::run(&mut bed, filter)?;
     Ok(ExitCode::SUCCESS)
 }
 
