@@ -386,13 +386,20 @@ fn connect(path: &Path, qemu: &mut Child) -> Result<UnixStream> {
     }
 }
 
+/// Waits until somebody listens at a socket: its file is there a moment earlier, and who connects then is refused.
 fn wait_for(path: &Path) -> Result<()> {
+    const LISTENS: &str = " 00010000 ";
     let deadline = Instant::now() + SOCKET_TIMEOUT;
-    while !path.exists() {
+    let path = path.display().to_string();
+    loop {
+        let sockets =
+            fs::read_to_string("/proc/net/unix").context("the sockets of this host can't be listed")?;
+        if sockets.lines().any(|line| line.ends_with(&path) && line.contains(LISTENS)) {
+            return Ok(());
+        }
         if Instant::now() > deadline {
-            bail!("QEMU does not open the wire at {}", path.display());
+            bail!("QEMU does not open the wire at {path}");
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
 }
