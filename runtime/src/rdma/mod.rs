@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The sender writes its frames into a staging ring of its own; they travel at the same positions into the ring that
-//! the receiver reads. The order in which a WRITE's bytes are placed is not promised (IBA vol. 1, "transaction
-//! ordering"), but its completion at the receiver comes after all of them. So the completion is what vouches: its
+//! the receiver reads. The order in which a WRITE's bytes are placed is not promised (IBA vol. 1, chapter 9,
+//! "transaction ordering"), but its completion at the receiver comes after all of them. So the completion is what vouches: its
 //! immediate says up to where. Room comes back the same way, a quarter of the ring at a time, or as soon as a sender
 //! that finds its ring full asks for it. How many messages may be under way says [`window`].
 //!
@@ -713,7 +713,7 @@ impl Link {
         signalled
     }
 
-    /// A request that reports was done, and with it all before it (IBA vol. 1, "send queue": requests of a reliable
+    /// A request that reports was done, and with it all before it (IBA vol. 1, chapter 10, "send queue": requests of a reliable
     /// connection complete in order).
     fn report(&mut self) {
         if let Some((number, sent)) = self.reports.pop_front() {
@@ -783,7 +783,7 @@ impl Link {
     }
 
     fn ping(&mut self, id: LinkId) -> Result<(), RdmaError> {
-        // A write of no bytes needs no key (IBA vol. 1, C9-88), and the peer's device answers it.
+        // A write of no bytes needs no key (IBA vol. 1, chapter 9, C9-88), and the peer's device answers it.
         let signalled = self.count(true);
         self.post(Work {
             id: self.request_id(id, false),
@@ -828,7 +828,7 @@ impl Link {
         let writer = outbound.writer();
         let (tail, wanted) = (writer.published(), writer.wanted());
         let ring = writer.ring();
-        // The device may read until it says that it is done (IBA vol. 1, "requester": a buffer is the device's until
+        // The device may read until it says that it is done (IBA vol. 1, chapter 10: a buffer is the device's until
         // its completion).
         let room = self.told.min(self.done);
         if room > self.given {

@@ -31,7 +31,8 @@ pub struct Completion {
     pub queue_pair: u32,
     /// How it ended.
     pub status: Status,
-    /// What it was; not to be trusted unless the status is [`Status::SUCCESS`] (C10-86 leaves it undefined).
+    /// What it was; not to be trusted unless the status is
+    /// [`Status::SUCCESS`] (ibv_poll_cq(3): only number, status and queue pair are valid then).
     pub kind: Kind,
     /// The 32 bits that came with it.
     pub immediate: u32,
@@ -98,7 +99,8 @@ impl fmt::Debug for Status {
 
 impl Completions {
     /// A queue for up to `capacity` completions that have not been taken: as many as all requests that can be under
-    /// way, because a queue that overflows is lost with all that stands on it (C11-40).
+    /// way, because a queue that overflows is lost with all that
+    /// stands on it (IBA vol. 1, chapter 10, "completion queue": an overrun puts it into error).
     ///
     /// # Errors
     /// More than the device can do.

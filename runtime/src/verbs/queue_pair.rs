@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariant: a queue pair is destroyed only in the state ERROR and after every request was completed, or with its
-//! completions no longer wanted: destroying earlier discards requests silently (C10-8).
+//! completions no longer wanted: destroying earlier discards requests silently (IBA
+//! vol. 1, chapter 10, "queue pair states", of RESET and of destroying).
 
 use super::{Completions, Device, Domain, Slice, VerbsError, ffi};
 use serde::{Deserialize, Serialize};
@@ -17,11 +18,12 @@ use std::sync::Arc;
 
 /// How often a packet is sent again before the peer is given up. 7 would be for ever on some devices.
 const RETRIES: u8 = 3;
-/// 4.096 µs · 2^12 ≈ 17 ms: so long a packet is waited for, at least (C9-141; up to four times as long).
+/// 4.096 µs · 2^12 ≈ 17 ms: so long a packet is waited for, at least, and up to four times as long (IBA
+/// vol. 1, chapter 9, "detecting lost acknowledge messages").
 const TIMEOUT: u8 = 12;
 /// A peer that is not ready has broken our protocol: one retry is for luck.
 const NOT_READY_RETRIES: u8 = 1;
-/// 0.64 ms between them (table 45 of the specification).
+/// 0.64 ms between them (IBA vol. 1, chapter 9, "encoding for RNR NAK timer field").
 const NOT_READY_TIMER: u8 = 12;
 /// The largest payload that travels within the request; what the device does not grant is asked for in halves.
 const INLINE_BYTES: u32 = 512;
@@ -205,7 +207,8 @@ impl QueuePair {
         self.modify("ibv_modify_qp(RTS)", &mut ready_to_send, mask)
     }
 
-    /// Puts it into the state ERROR: all requests under way are completed as flushed (C10-42).
+    /// Puts it into the state ERROR: all requests under way are completed as flushed
+    /// (IBA vol. 1, chapter 10, "queue pair states", ERROR).
     ///
     /// # Errors
     /// The device failed.

@@ -5,8 +5,8 @@ use crate::memory::Memory;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// A protection domain: a key of one domain is worth nothing on a queue pair of another (o10-2, C10-71). Every link
-/// has its own, because keys can be guessed.
+/// A protection domain: a key of one domain is worth nothing on a queue pair of another (IBA vol. 1, chapter
+/// 10, "protection domains"). Every link has its own, because keys can be guessed.
 pub struct Domain {
     pub(super) context: Arc<Context>,
     pub(super) handle: NonNull<ffi::ibv_pd>,
@@ -73,7 +73,7 @@ impl Registration {
             "no part at {offset} of {}",
             memory.len()
         );
-        // Remote writing demands local writing (C10-56 … ibv_reg_mr(3)).
+        // Remote writing demands local writing (ibv_reg_mr(3)).
         let access = if remote { ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_REMOTE_WRITE } else { 0 };
         // SAFETY: the bytes are mapped while `memory`, which is held below, lives.
         let handle = unsafe {
@@ -135,7 +135,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: registered by `new`, freed once. The device refuses the key from now on, also for requests that are
-        // under way (C10-49), so the memory may be unmapped after it.
+        // under way (IBA vol. 1, chapter 10, "deregistering"), so the memory may be unmapped after it.
         unsafe { (self.domain.context.library.ibv_dereg_mr)(self.handle.as_ptr()) };
     }
 }

@@ -6,6 +6,7 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use shard_runtime::region::Region;
 use shard_runtime::topology::Topology;
+use shard_runtime::verbs::{Wish, choose};
 use std::fs;
 
 #[derive(Args)]
@@ -96,7 +97,15 @@ fn findings() -> Vec<Finding> {
         enough,
         State::Weak,
         found,
-        "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit; links between hosts will need it",
+        "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit; the rings of RDMA links are locked",
+    ));
+    let rdma = choose(&Wish::default());
+    all.push(finding(
+        "RDMA",
+        rdma.is_ok(),
+        State::Weak,
+        rdma.map_or_else(|error| error.to_string(), |device| device.why().to_owned()),
+        "links to other hosts are of kind tcp; `cargo run -p soft-roce -- doctor` tells how to have RDMA in software",
     ));
     let files = getrlimit(Resource::Nofile).current;
     let enough = files.is_none_or(|count| count >= 8192);
