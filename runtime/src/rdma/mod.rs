@@ -12,7 +12,7 @@
 //! the receiver reads. The order in which a WRITE's bytes are placed is not promised (IBA vol. 1, chapter 9,
 //! "transaction ordering"), but its completion at the receiver comes after all of them. So the completion is what vouches: its
 //! immediate says up to where. Room comes back the same way, a quarter of the ring at a time, or as soon as a sender
-//! that finds its ring full asks for it. How many messages may be under way says [`window`].
+//! that finds its ring full asks for it. How many messages may be under way says `rdma/window.rs`.
 //!
 //! Invariant: the reader is vouched for exactly what completions have reported, in order, without a gap. After a
 //! queue pair broke, it is drained and destroyed; a new one, with new keys, goes on from what the receiver says that it
