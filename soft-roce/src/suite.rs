@@ -21,9 +21,10 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 10] = [
+const CASES: [(&str, Layout, Run); 11] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
+    ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
     ("rdma_carries_between_hosts", Layout::Pair, |suite, guests| crosses(suite, guests, Kind::Rdma)),
     ("tcp_carries_between_hosts", Layout::Pair, |suite, guests| crosses(suite, guests, Kind::Tcp)),
     ("ten_thousand_cross_by_rdma_while_cut", Layout::Pair, |suite, guests| cut(suite, guests, Kind::Rdma)),
@@ -100,7 +101,8 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = process::Command::new(cargo)
         .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
-        .args(["--all-features", "--test", "conformance_rdma", "--test", "rdma_links"])
+        .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
+        .args(["--test", "rdma_links", "--test", "mixed_links"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;
@@ -142,6 +144,10 @@ fn conformance(suite: &Suite<'_>, guests: &[Guest]) -> Result<Vec<String>> {
 
 fn links(suite: &Suite<'_>, guests: &[Guest]) -> Result<Vec<String>> {
     suite.tests(&guests[0], "rdma_links")
+}
+
+fn mixed(suite: &Suite<'_>, guests: &[Guest]) -> Result<Vec<String>> {
+    suite.tests(&guests[0], "mixed_links")
 }
 
 fn plan(count: u32, window: u32) -> demo::Plan {
