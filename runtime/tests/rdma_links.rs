@@ -14,11 +14,13 @@ use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::rdma::{RDMA_VERSION, Rdma, RdmaEnd, RdmaError};
 use shard_runtime::remote::{End, RemoteKind, RemoteLink};
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
-use shard_runtime::verbs::{DeviceError, Status, VerbsError, Wish, choose};
+use shard_runtime::verbs::{
+    Completions, Depth, DeviceError, Domain, QueuePair, Registration, Status, VerbsError, Wish, Work, choose,
+};
 use shard_runtime::wake::{Bell, create_bell};
 use std::fs;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const LINK: LinkId = LinkId(3);
@@ -119,6 +121,18 @@ fn a_wire_that_is_cut_under_an_idle_link_is_noticed_in_time() {
     println!("noticed after {noticed:?}: {}", left.downs[0]);
     assert!(noticed < SILENCE_NOTICED, "{noticed:?}");
     pump(&mut left, &mut right, LINK, 20, |_, _| {});
+}
+
+#[test]
+#[ignore = "needs RDMA devices"]
+fn messages_cross_a_wire_that_loses_and_delays() {
+    let _alone = alone();
+    let [mut left, mut right] = two();
+    pump(&mut left, &mut right, LINK, 10, |_, _| {});
+    run("tc", "qdisc add dev roce0 root netem delay 1ms 1ms loss 1%");
+    pump(&mut left, &mut right, LINK, 2_000, |_, _| {});
+    run("tc", "qdisc del dev roce0 root");
+    println!("{} breaks: {:?}", left.downs.len(), left.downs);
 }
 
 #[test]
@@ -253,6 +267,83 @@ fn an_endpoint_message_that_lies_is_refused_by_name() {
     let (of_left, of_right) = (left.prepare(), right.prepare());
     right.connect(&of_left).unwrap();
     left.connect(&of_right).unwrap();
+}
+
+/// Two queue pairs of one device, connected to each other.
+struct Wired {
+    domain: Arc<Domain>,
+    completions: Arc<Completions>,
+    near: QueuePair,
+    _far: QueuePair,
+    memory: Registration,
+}
+
+/// Bytes that are sent and written.
+fn memory() -> shard_runtime::memory::Memory {
+    Ring::create("bytes", RING).unwrap().map(true).unwrap()
+}
+
+fn wired(receives: u32) -> Wired {
+    let device = choose(&Wish { device: Some("rxe0".into()), address: None }).unwrap();
+    let domain = Domain::new(device.context()).unwrap();
+    let completions = Completions::new(device.context(), 64).unwrap();
+    let depth = Depth { send: 8, receive: 8 };
+    let [near, far] =
+        [1, 2].map(|sequence| QueuePair::new(&device, &domain, &completions, depth, sequence).unwrap());
+    far.post_receives(100, receives).unwrap();
+    far.connect(&near.local()).unwrap();
+    near.connect(&far.local()).unwrap();
+    let memory = Registration::new(&domain, &memory(), 0, RING, true).unwrap();
+    Wired { domain, completions, near, _far: far, memory }
+}
+
+impl Wired {
+    /// The status of the request numbered 1.
+    fn status_of(&self, work: Work) -> Status {
+        self.near.post(&[work]).unwrap();
+        let (start, mut status) = (Instant::now(), None);
+        while status.is_none() {
+            self.completions
+                .poll(|completion| status = status.or((completion.id == 1).then_some(completion.status)))
+                .unwrap();
+            assert!(start.elapsed() < PATIENCE, "no completion");
+        }
+        status.unwrap()
+    }
+
+    fn write(&self) -> Work {
+        let to = Some((self.memory.address(), self.memory.remote_key()));
+        Work { id: 1, from: Some(self.memory.slice(0, 600)), to, immediate: None, signalled: true }
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices"]
+fn every_status_that_can_be_provoked_has_its_name() {
+    let _alone = alone();
+    let said = |status: Status, expected: &str| {
+        assert!(status.to_string().contains(expected), "{status} where `{expected}` was due");
+    };
+    let wire = wired(1);
+    assert_eq!(wire.status_of(wire.write()), Status::SUCCESS);
+    // A key that is none of the peer's.
+    let mut stranger = wire.write();
+    stranger.to = stranger.to.map(|(address, key)| (address, key ^ 0x100));
+    assert_eq!(wire.status_of(stranger), Status::REMOTE_ACCESS);
+    // After an error everything else is flushed.
+    assert_eq!(wire.status_of(wire.write()), Status::FLUSHED);
+    // The peer has no receive request left.
+    let wire = wired(0);
+    let note = Work { id: 1, from: None, to: None, immediate: Some(7), signalled: true };
+    assert_eq!(wire.status_of(note), Status::NOT_READY);
+    // More than the peer's request holds. Other devices than soft-RoCE may call it invalid.
+    let wire = wired(1);
+    let message = Work { to: None, immediate: Some(7), ..wire.write() };
+    said(wire.status_of(message), "could not do it");
+    // Memory that is not registered any more. Other devices may say so.
+    let wire = wired(1);
+    let gone = Registration::new(&wire.domain, &memory(), 0, RING, false).unwrap().slice(0, 600);
+    said(wire.status_of(Work { from: Some(gone), ..wire.write() }), "can't do that");
 }
 
 #[test]

@@ -17,6 +17,9 @@ use std::thread;
 /// The name of the serial port.
 pub(crate) const PORT: &str = "soft-roce";
 
+/// Where programs are found; the guest's first program had little use for it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 type Port = Arc<Mutex<File>>;
 type Children = Arc<Mutex<BTreeMap<u32, Pid>>>;
 
@@ -70,7 +73,7 @@ fn tell(port: &Port, message: &FromAgent) {
 
 fn run(id: u32, command: &Command, port: &Port, children: &Children) {
     let mut process = process::Command::new(&command.program);
-    process.args(&command.arguments).envs(&command.environment);
+    process.args(&command.arguments).env("PATH", PATH).envs(&command.environment);
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(folder) = &command.folder {
         process.current_dir(folder);
