@@ -16,6 +16,7 @@
 
 pub mod agent;
 mod bed;
+pub mod bench;
 pub mod demo;
 pub mod devices;
 mod doctor;
@@ -23,6 +24,7 @@ mod guest;
 mod host;
 mod identity;
 mod kernel;
+pub mod measure;
 pub mod shard;
 pub mod suite;
 mod wire;

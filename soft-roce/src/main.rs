@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use soft_roce::devices::{self, Setup};
+use soft_roce::measure::{self, MeasureArguments};
 use soft_roce::shard::{self, Kind, ShardArguments};
-use soft_roce::{Bed, Command, Layout, agent, demo, suite};
+use soft_roce::{Bed, Command, Layout, agent, bench, demo, suite};
 use std::env;
 use std::process::ExitCode;
 
@@ -61,9 +62,21 @@ enum Verb {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Measures our links beside perftest's programs, inside of one guest.
+    Bench {
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Fewer rounds: ends within about a minute and a half.
+        #[arg(long)]
+        quick: bool,
+    },
     /// The guest's half.
     #[command(hide = true)]
     Agent,
+    /// What is measured inside of a guest.
+    #[command(hide = true)]
+    Measure(MeasureArguments),
     /// One of the shards of the demonstration.
     #[command(hide = true)]
     Shard(ShardArguments),
@@ -96,6 +109,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
         Verb::Demo { link, count } => demo::run(&Bed::prepare(env::current_exe()?)?, link, count)?,
         Verb::Test { filter } => return test(&filter),
+        Verb::Bench { json, quick } => bench::run(&Bed::prepare(env::current_exe()?)?, json, quick)?,
+        Verb::Measure(arguments) => measure::run(&arguments)?,
         Verb::Agent => agent::serve()?,
         Verb::Shard(arguments) => shard::run(&arguments)?,
     }

@@ -458,24 +458,31 @@ impl Remote {
         loop {
             let Some(Ok((stream, _))) = self.listener.as_ref().map(TcpListener::accept) else { return };
             let stream = TcpStream::from(OwnedFd::from(stream));
-            let free = self.strangers.iter().position(Option::is_none);
-            let at = free.unwrap_or(self.strangers.len());
-            // One too many is closed: whoever it is tries again.
-            if at >= STRANGERS_MAX {
-                continue;
-            }
+            let at = self.place_for_stranger();
             let Ok(secure) = Secure::accept(stream, &self.identity) else { continue };
             if register(&self.poll, &secure, STRANGER + at).is_err() {
                 continue;
             }
-            let greeting = Some(Box::new(Greeting::new(secure, false, now_ns())));
-            match free {
-                Some(_) => self.strangers[at] = greeting,
-                None => self.strangers.push(greeting),
-            }
+            self.strangers[at] = Some(Box::new(Greeting::new(secure, false, now_ns())));
             self.due_ns = 0;
             self.hear_stranger(at);
         }
+    }
+
+    /// A free place; if there is none, that of the one who has been silent for the longest: whoever comes with a purpose
+    /// is through in milliseconds.
+    fn place_for_stranger(&mut self) -> usize {
+        if let Some(free) = self.strangers.iter().position(Option::is_none) {
+            return free;
+        }
+        if self.strangers.len() < STRANGERS_MAX {
+            self.strangers.push(None);
+            return self.strangers.len() - 1;
+        }
+        let since = |at: &usize| self.strangers[*at].as_ref().map_or(0, |stranger| stranger.since_ns);
+        let oldest = (0..STRANGERS_MAX).min_by_key(since).unwrap_or(0);
+        self.strangers[oldest] = None;
+        oldest
     }
 
     /// Goes on with a stream whose link is not known yet.
