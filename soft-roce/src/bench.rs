@@ -6,9 +6,11 @@
 use crate::devices::address;
 use crate::measure::Measured;
 use crate::shard::Kind;
-use crate::{Authority, Bed, Command, Guest, Layout, demo};
+use crate::{Authority, Bed, Command, Guest, Layout, demo, host};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process;
 use std::time::{Duration, Instant};
 
 const SIZES: [usize; 3] = [64, 1024, 4096];
@@ -42,14 +44,24 @@ struct Row {
 ///
 /// # Errors
 /// A guest can't be had, or a peer does not run.
-pub fn run(bed: &Bed, json: bool, quick: bool) -> Result<()> {
+pub fn run(bed: &mut Bed, json: bool, quick: bool) -> Result<()> {
+    let ibverbs = build_ibverbs_peer()
+        .inspect_err(|error| eprintln!("skipped: the peer ibverbs can't be built here: {error:#}"))
+        .ok();
+    if let Some(folder) = ibverbs.as_ref().and_then(|program| program.parent()) {
+        bed.keep(folder);
+    }
+    let bed = &*bed;
     let guests = bed.boot(Layout::Single)?;
     let guest = &guests[0];
     Authority::new()?.introduce(guest)?;
     let (rounds, count) = if quick { (2, 500) } else { (7, 1000) };
     let mut cases: Vec<Case> = vec![Case { peer: "control", pattern: "rtt", size: 8 }];
     for size in SIZES {
-        for peer in ["ib_write_lat", "ib_send_lat", "ring", "shardkit"] {
+        for peer in ["ib_write_lat", "ib_send_lat", "ibverbs", "ring", "shardkit"] {
+            if peer == "ibverbs" && ibverbs.is_none() {
+                continue;
+            }
             cases.push(Case { peer, pattern: "rtt", size });
         }
     }
@@ -60,7 +72,7 @@ pub fn run(bed: &Bed, json: bool, quick: bool) -> Result<()> {
     let start = Instant::now();
     for round in 1..=rounds {
         for (case, found) in cases.iter().zip(&mut found) {
-            let measured = measure(bed, guest, *case, count)
+            let measured = measure(bed, guest, ibverbs.as_deref(), *case, count)
                 .with_context(|| format!("{} {} of {} bytes", case.peer, case.pattern, case.size))?;
             found.push(measured);
         }
@@ -83,12 +95,17 @@ pub fn run(bed: &Bed, json: bool, quick: bool) -> Result<()> {
     Ok(())
 }
 
-fn measure(bed: &Bed, guest: &Guest, case: Case, count: u32) -> Result<Measured> {
+fn measure(bed: &Bed, guest: &Guest, ibverbs: Option<&Path>, case: Case, count: u32) -> Result<Measured> {
     let size = case.size.to_string();
     match (case.peer, case.pattern) {
         ("control", _) => ours(bed, guest, "control", &size, 20_000),
         ("ring", "rtt") => ours(bed, guest, "rtt", &size, count),
         ("ring", _) => ours(bed, guest, "stream", &size, count),
+        ("ibverbs", _) => {
+            let program = ibverbs.context("it was not built")?.to_string_lossy().into_owned();
+            let exit = guest.spawn(Command::new(program).args([&size, &count.to_string(), "1"]))?;
+            line_of_json(&exit.wait(TIMEOUT)?.ok()?.out)
+        }
         ("shardkit", pattern) => shardkit(bed, guest, pattern, &size, count),
         (program, "rtt") => {
             let row = perftest(guest, program, &size, count)?;
@@ -111,8 +128,27 @@ fn measure(bed: &Bed, guest: &Guest, case: Case, count: u32) -> Result<Measured>
 fn ours(bed: &Bed, guest: &Guest, what: &str, bytes: &str, count: u32) -> Result<Measured> {
     let command =
         Command::new(bed.agent()).args(["measure", what, "--bytes", bytes, "--count", &count.to_string()]);
-    let exit = guest.spawn(command)?.wait(TIMEOUT)?.ok()?;
-    Ok(serde_json::from_str(exit.out.last().context("it printed nothing")?)?)
+    line_of_json(&guest.spawn(command)?.wait(TIMEOUT)?.ok()?.out)
+}
+
+fn line_of_json(lines: &[String]) -> Result<Measured> {
+    Ok(serde_json::from_str(lines.last().context("it printed nothing")?)?)
+}
+
+/// The safe crate `ibverbs` wants more to be built than the workspace may: so its program is a package of its own.
+fn build_ibverbs_peer() -> Result<PathBuf> {
+    host::install_packages(&["cmake", "libclang-14-dev", "pkg-config", "libnl-3-dev", "libnl-route-3-dev"])?;
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("ibverbs-peer");
+    let target = std::env::current_dir()?.join("target/ibverbs-peer");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    host::run(
+        process::Command::new(cargo)
+            .args(["build", "--release", "--locked"])
+            .current_dir(package)
+            .env("CARGO_TARGET_DIR", &target)
+            .env("LIBCLANG_PATH", "/usr/lib/llvm-14/lib"),
+    )?;
+    Ok(target.join("release/ibverbs-peer"))
 }
 
 /// Two shards in processes of their own, from handler to handler.

@@ -47,18 +47,23 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     let cure = format!("apt-get install --no-install-recommends {}", missing.join(" "));
-    eprintln!("soft-roce: installing {}", missing.join(" "));
-    let install = || apt(&["install", "--yes", "--no-install-recommends"], &missing);
-    if install().is_err() {
-        // The lists may be old.
-        let _ = apt(&["update"], &[]);
-        install().with_context(|| format!("packages are missing; type: {cure}"))?;
-    }
+    install_packages(&missing).with_context(|| format!("packages are missing; type: {cure}"))?;
     let still = self::missing();
     if !still.is_empty() {
         bail!("still missing after the installation: {}; type: {cure}", still.join(" "));
     }
     Ok(())
+}
+
+/// Installs packages.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    eprintln!("soft-roce: installing {}", packages.join(" "));
+    let install = || apt(&["install", "--yes", "--no-install-recommends"], packages);
+    install().or_else(|_| {
+        // The lists may be old.
+        let _ = apt(&["update"], &[]);
+        install()
+    })
 }
 
 fn apt(verb: &[&str], packages: &[&str]) -> Result<()> {

@@ -109,7 +109,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
         Verb::Demo { link, count } => demo::run(&Bed::prepare(env::current_exe()?)?, link, count)?,
         Verb::Test { filter } => return test(&filter),
-        Verb::Bench { json, quick } => bench::run(&Bed::prepare(env::current_exe()?)?, json, quick)?,
+        Verb::Bench { json, quick } => bench::run(&mut Bed::prepare(env::current_exe()?)?, json, quick)?,
         Verb::Measure(arguments) => measure::run(&arguments)?,
         Verb::Agent => agent::serve()?,
         Verb::Shard(arguments) => shard::run(&arguments)?,
