@@ -189,6 +189,11 @@ impl Tcp {
         inbound.reader().ring().head() == self.received && self.head_told == self.received
     }
 
+    /// Whether the other end was told of all room that there is.
+    pub fn has_told(&self, inbound: &mut Inbound) -> bool {
+        inbound.reader().ring().head() == self.head_told
+    }
+
     /// Moves what there is, both ways, without waiting. `outbound` is the link whose frames go out here, `inbound` the
     /// one whose frames come in. True if frames or room came in, or not all was read: then the inbox should look at the link,
     /// and nobody sleep before `carry` was called again. For what was not read may be inside the stream already,

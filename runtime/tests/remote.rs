@@ -181,6 +181,27 @@ fn nobody_there_is_tried_again_until_somebody_is() {
 }
 
 #[test]
+fn a_shard_that_pauses_and_does_not_read_can_sleep() {
+    let [mut left, mut right] = two();
+    let address = listen(&mut right);
+    left.attach(LINK, link(RemoteKind::Tcp, "right", End::Connects(address)), RING);
+    right.attach(LINK, link(RemoteKind::Tcp, "left", End::Accepts), RING);
+    pump(&mut left, &mut right, LINK, 10, |_, _| {});
+    assert!(left.send(LINK));
+    // The message comes, and is not read: nothing is left to do but to wait.
+    let (start, mut asleep) = (Instant::now(), 0);
+    while asleep < 100 {
+        left.turn();
+        let sleeps = right.remote.prepare_to_park(&mut right.inbox, &mut right.outbox);
+        asleep = if sleeps { asleep + 1 } else { 0 };
+        assert!(start.elapsed() < PATIENCE, "it never sleeps");
+    }
+    // And when it is read, the other end learns of the room.
+    until(&mut right, |right| right.got == 11);
+    pump(&mut left, &mut right, LINK, 200, |_, _| {});
+}
+
+#[test]
 fn strangers_cost_nobody_a_link() {
     let [mut left, mut right] = two();
     let address = listen(&mut right);

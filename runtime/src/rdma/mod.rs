@@ -212,6 +212,8 @@ struct Link {
     started: bool,
     active: bool,
     came: bool,
+    /// Something came of its queue pair since it was pinged last.
+    heard: bool,
 
     // What goes out.
     /// Up to here frames were handed to the device.
@@ -441,7 +443,9 @@ impl Rdma {
     /// Asks a link's device whether the peer's still answers. A link that carries nothing notices nothing otherwise.
     pub fn ping(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) else { return };
-        if link.started
+        // Whoever sends, or reports our requests as done, is there.
+        if !std::mem::take(&mut link.heard)
+            && link.started
             && link.room_for_sends()
             && let Err(error) = link.ping(id)
         {
@@ -525,6 +529,7 @@ impl Rdma {
             return;
         }
         link.receiving -= u32::from(receive);
+        link.heard = true;
         if !link.connected {
             return;
         }
@@ -601,6 +606,7 @@ impl Link {
             started: false,
             active: false,
             came: false,
+            heard: false,
             sent: 0,
             ahead: 0,
             done: 0,

@@ -165,6 +165,8 @@ struct Link {
     retry_ns: u64,
     /// It is among those whose streams are looked at in the next round.
     listed: bool,
+    /// All that it waits for is that its frames are read: no reason not to sleep.
+    reads: bool,
 }
 
 /// All links of a shard to other hosts: see the head of this file.
@@ -245,7 +247,8 @@ impl Remote {
             self.news.push((id, News::Closed(RemoteError::NoRdma(why.clone()))));
         }
         let tcp = Tcp::new();
-        self.links[at] = Some(Box::new(Link { what, state, tcp, retry_ns: RETRY_NS, listed: false }));
+        self.links[at] =
+            Some(Box::new(Link { what, state, tcp, retry_ns: RETRY_NS, listed: false, reads: false }));
         self.due_ns = 0;
     }
 
@@ -305,8 +308,10 @@ impl Remote {
                 rdma.fail_all(&error.to_string());
             }
         }
+        let came = self.carry_now(inbox, outbox);
         // A link that still has something to do is no place to sleep; one that waits for its socket is not listed.
-        !self.carry_now(inbox, outbox) && self.listed.is_empty()
+        let reads = |id: &LinkId| self.links[usize::from(id.0)].as_deref().is_some_and(|link| link.reads);
+        !came && self.listed.iter().all(reads)
     }
 
     /// When something is due, in nanoseconds of the monotonic clock: sleep no longer.
@@ -351,9 +356,17 @@ impl Remote {
         let mut at = 0;
         while at < self.listed.len() {
             let id = self.listed[at];
+            if self.still_reads(id, inbox) {
+                at += 1;
+                continue;
+            }
             let served = self.serve(id, inbox, outbox);
-            if let Ok(Served::More(came)) = served {
-                news |= came;
+            if let Ok(Served::More | Served::Reads) = served {
+                let reads = matches!(served, Ok(Served::Reads));
+                if let Some(link) = self.links[usize::from(id.0)].as_deref_mut() {
+                    link.reads = reads;
+                }
+                news |= !reads;
                 at += 1;
                 continue;
             }
@@ -370,11 +383,18 @@ impl Remote {
 
     /// Has a link's stream looked at in this round.
     fn list(&mut self, id: LinkId) {
-        if let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut)
-            && !std::mem::replace(&mut link.listed, true)
-        {
-            self.listed.push(id);
+        if let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) {
+            link.reads = false;
+            if !std::mem::replace(&mut link.listed, true) {
+                self.listed.push(id);
+            }
         }
+    }
+
+    /// Whether all that a link waits for is that more of its frames are read, and nothing else came for it.
+    fn still_reads(&self, id: LinkId, inbox: &mut Inbox) -> bool {
+        let link = self.links[usize::from(id.0)].as_deref().filter(|link| link.reads);
+        link.is_some_and(|link| inbox.get_mut(id).is_some_and(|inbound| link.tcp.has_told(inbound)))
     }
 
     fn take_events(&mut self) {
@@ -576,20 +596,19 @@ impl Remote {
                 Ok(_) => Err(RemoteError::Unfit("it speaks out of turn".into())),
             },
             State::Stream => {
-                let came = link.tcp.carry(outbox.get_mut(id), inbox.get_mut(id))?;
-                let Some(inbound) = inbox.get_mut(id) else {
-                    return Ok(if came { Served::More(true) } else { Served::Rests });
-                };
-                let rests = link.tcp.rests(inbound);
-                if came {
+                // It says the same of what came and of what was not read yet: look again.
+                let more = link.tcp.carry(outbox.get_mut(id), inbox.get_mut(id))?;
+                let rests = inbox.get_mut(id).is_none_or(|inbound| link.tcp.rests(inbound));
+                if more {
                     inbox.expect(id);
+                    return Ok(Served::More);
                 }
-                Ok(if came || !rests { Served::More(came) } else { Served::Rests })
+                Ok(if rests { Served::Rests } else { Served::Reads })
             }
             State::Greeting(_) => {
                 if self.greet(id, inbox, outbox)? {
                     self.up(id)?;
-                    return Ok(Served::More(true));
+                    return Ok(Served::More);
                 }
                 Ok(Served::Rests)
             }
@@ -728,8 +747,10 @@ fn check(
 }
 
 enum Served {
-    /// Look again in the next round; whether something came.
-    More(bool),
+    /// Something came: look again in the next round.
+    More,
+    /// Look again when more of its frames were read.
+    Reads,
     /// Nothing to do before its socket, or its owner, says so.
     Rests,
 }
