@@ -47,7 +47,8 @@ fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
                 continue;
             }
             let Ok(onward) = TcpStream::connect(to) else { continue };
-            (from.set_nodelay(true).unwrap(), onward.set_nodelay(true).unwrap());
+            from.set_nodelay(true).unwrap();
+            onward.set_nodelay(true).unwrap();
             for (mut from, mut to) in [
                 (from.try_clone().unwrap(), onward.try_clone().unwrap()),
                 (onward.try_clone().unwrap(), from.try_clone().unwrap()),
