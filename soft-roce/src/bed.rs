@@ -83,14 +83,24 @@ impl Bed {
                 vec![first, second]
             }
         };
+        // Nobody sends before all can receive: QEMU's wire was seen to carry nothing for ever if a frame came to a guest
+        // that was still booting.
+        booted.iter().try_for_each(|guest| guest.await_agent(BOOT_TIMEOUT))?;
         for (index, guest) in booted.iter().enumerate() {
-            guest.await_agent(BOOT_TIMEOUT)?;
             let devices = match layout {
                 Layout::Single => devices::Setup::Dummy,
                 Layout::Veth => devices::Setup::Veth,
                 Layout::Pair => devices::Setup::Wire { host: index as u8 + 1 },
             };
             guest.run(Command::new(self.agent()).arg("up").args(devices.arguments()))?.ok()?;
+        }
+        if layout == Layout::Pair {
+            let ping = format!("busybox ping -c 1 -W 1 {}", devices::address(2));
+            let tries = format!("for i in 1 2 3 4 5 6 7 8 9 10; do {ping} && exit 0; done; exit 1");
+            booted[0]
+                .run(Command::shell(tries))?
+                .ok()
+                .context("the wire between the guests carries nothing")?;
         }
         Ok(booted)
     }
