@@ -200,6 +200,47 @@ impl Bare {
 
 #[test]
 #[ignore = "needs RDMA devices"]
+fn what_arrived_before_a_break_is_read_even_if_nothing_follows() {
+    struct Count(u32);
+    impl shard_runtime::inbox::Receiver for Count {
+        fn message(&mut self, _: LinkId, _: &shard_runtime::frame::Header, _: &[u8]) {
+            self.0 += 1;
+        }
+        fn drained(&mut self, _: LinkId, _: usize) {}
+        fn broken(&mut self, link: LinkId, error: shard_runtime::ring::RingError) {
+            panic!("{link:?}: {error}");
+        }
+    }
+    let _alone = alone();
+    let (mut left, mut right) = (Bare::new("rxe0"), Bare::new("rxe1"));
+    let (of_left, of_right) = (left.prepare(), right.prepare());
+    right.connect(&of_left).unwrap();
+    left.connect(&of_right).unwrap();
+    left.send();
+    left.rdma.carry(&mut left.inbox, &mut left.outbox);
+    // It arrives, and its completion waits in the queue when the queue pair is taken down.
+    std::thread::sleep(Duration::from_millis(200));
+    right.rdma.disconnect(LINK);
+    let mut count = Count(0);
+    right.rdma.carry(&mut right.inbox, &mut right.outbox);
+    right.inbox.poll(&mut count);
+    assert_eq!(count.0, 1);
+    // And it does not come again.
+    let (of_left, of_right) = (left.prepare(), right.prepare());
+    assert!(of_right.received > 0);
+    right.connect(&of_left).unwrap();
+    left.connect(&of_right).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(200) {
+        left.rdma.carry(&mut left.inbox, &mut left.outbox);
+        right.rdma.carry(&mut right.inbox, &mut right.outbox);
+        right.inbox.poll(&mut count);
+    }
+    assert_eq!(count.0, 1);
+}
+
+#[test]
+#[ignore = "needs RDMA devices"]
 fn a_wrong_key_or_address_breaks_the_link_by_name_and_writes_nothing() {
     let _alone = alone();
     for change in [

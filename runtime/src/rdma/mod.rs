@@ -348,6 +348,7 @@ impl Rdma {
     pub fn disconnect(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(usize::from(id.0)).and_then(Option::as_deref_mut) else { return };
         let Some(pair) = link.pair.take() else { return };
+        let before = link.received;
         // What was received before counts: it comes out of the queue before what is flushed.
         if pair.break_off().is_ok() {
             let marker = Work { id: link.mark(id), from: None, to: None, immediate: None, signalled: true };
@@ -382,6 +383,10 @@ impl Rdma {
         drop(pair);
         (link.staging, link.ring) = (None, None);
         (link.connected, link.started) = (false, false);
+        // Nobody will send it again: the next round hands it over.
+        if link.received != before && !std::mem::replace(&mut link.came, true) {
+            self.came.push(id);
+        }
     }
 
     /// Forgets a link.
