@@ -329,6 +329,14 @@ impl Remote {
 
     fn round(&mut self, inbox: &mut Inbox, outbox: &mut Outbox, sockets: bool) -> bool {
         let mut news = false;
+        // Before the completion queue is looked at: its event is taken here, and would not come again.
+        if sockets {
+            self.take_events();
+            let now = now_ns();
+            if now >= self.due_ns {
+                self.tend(now);
+            }
+        }
         while let Some(id) = outbox.take_published() {
             match self.links.get(usize::from(id.0)).and_then(Option::as_deref).map(|link| link.what.kind) {
                 Some(RemoteKind::Rdma) => {
@@ -344,13 +352,6 @@ impl Remote {
             news |= rdma.carry(inbox, outbox);
             while let Some((id, error)) = self.rdma.as_mut().ok().and_then(Rdma::take_broken) {
                 self.fail(id, error.into());
-            }
-        }
-        if sockets {
-            self.take_events();
-            let now = now_ns();
-            if now >= self.due_ns {
-                self.tend(now);
             }
         }
         let mut at = 0;
