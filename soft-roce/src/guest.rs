@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{self, Child, Stdio};
@@ -40,8 +41,14 @@ pub(crate) struct Boot<'a> {
     pub(crate) acceleration: Acceleration,
     pub(crate) agent: &'a Path,
     pub(crate) kept: &'a [std::path::PathBuf],
-    /// The socket of the wire to another guest, and whether this one makes it.
-    pub(crate) wire: Option<(&'a Path, bool)>,
+    /// An end of the wire to another guest.
+    pub(crate) wire: Option<WireEnd>,
+}
+
+/// An end of a wire: each datagram is an Ethernet frame.
+pub(crate) struct WireEnd {
+    pub(crate) socket: OwnedFd,
+    pub(crate) host: u8,
 }
 
 /// A guest that runs. Dropping it ends it.
@@ -112,7 +119,7 @@ impl Exit {
 
 impl Guest {
     /// Starts QEMU; the guest boots meanwhile.
-    pub(crate) fn start(boot: &Boot<'_>) -> Result<Self> {
+    pub(crate) fn start(boot: Boot<'_>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("soft-roce-").tempdir()?;
         let at = |name: &str| folder.path().join(name);
         let share = at("share");
@@ -152,16 +159,18 @@ impl Guest {
         qemu.args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"]);
         qemu.arg("-fsdev").arg(export("results", &share, ""));
         qemu.args(["-device", "virtio-9p-pci,fsdev=results,mount_tag=results"]);
-        if let Some((path, makes)) = boot.wire {
-            let server = if makes { "on" } else { "off" };
-            let path = path.display();
-            qemu.arg("-netdev")
-                .arg(format!("stream,id=wire,server={server},addr.type=unix,addr.path={path}"));
-            let mac = if makes { "52:54:00:00:00:01" } else { "52:54:00:00:00:02" };
-            qemu.arg("-device").arg(format!("virtio-net-pci,netdev=wire,mac={mac},host_mtu={WIRE_MTU}"));
+        match boot.wire {
+            Some(WireEnd { socket, host }) => {
+                // Handed over as the standard input, which is the descriptor 0 there.
+                qemu.args(["-netdev", "dgram,id=wire,local.type=fd,local.str=0"]).stdin(socket);
+                let mac = format!("52:54:00:00:00:{host:02x}");
+                qemu.arg("-device").arg(format!("virtio-net-pci,netdev=wire,mac={mac},host_mtu={WIRE_MTU}"));
+            }
+            None => {
+                qemu.stdin(Stdio::null());
+            }
         }
         let mut qemu = qemu
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(at("qemu"))?)
             .spawn()
@@ -176,9 +185,6 @@ impl Guest {
                 return Err(error.context(format!("QEMU said: {}", said.trim())));
             }
         };
-        if let Some((path, true)) = boot.wire {
-            wait_for(path)?;
-        }
         let news = Arc::<Mutex<News>>::default();
         let (hello_to, hello) = unbounded();
         news.lock().unwrap_or_else(PoisonError::into_inner).readers.insert(0, hello_to);
@@ -381,24 +387,6 @@ fn connect(path: &Path, qemu: &mut Child) -> Result<UnixStream> {
         }
         if let Some(status) = qemu.try_wait()? {
             bail!("QEMU ended at once ({status})");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Waits until somebody listens at a socket: its file is there a moment earlier, and who connects then is refused.
-fn wait_for(path: &Path) -> Result<()> {
-    const LISTENS: &str = " 00010000 ";
-    let deadline = Instant::now() + SOCKET_TIMEOUT;
-    let path = path.display().to_string();
-    loop {
-        let sockets =
-            fs::read_to_string("/proc/net/unix").context("the sockets of this host can't be listed")?;
-        if sockets.lines().any(|line| line.ends_with(&path) && line.contains(LISTENS)) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("QEMU does not open the wire at {path}");
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -772,3 +772,48 @@ fn deregister(poll: &Poll, secure: &Secure) -> io::Result<()> {
     let fd = secure.stream().as_raw_fd();
     SourceFd(&fd).deregister(poll.registry())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wake::{Bell, create_bell};
+
+    type Lie = fn(&mut Hello);
+
+    #[test]
+    fn an_end_that_does_not_fit_is_named() {
+        let mut inbox = Inbox::new(Bell::map(&create_bell("bell").unwrap()).unwrap());
+        let mut outbox = Outbox::new();
+        let what = RemoteLink {
+            key: LinkKey([1; 16]),
+            kind: RemoteKind::Tcp,
+            node: "right".into(),
+            end: End::Accepts,
+        };
+        let honest = Hello {
+            version: REMOTE_VERSION,
+            key: what.key,
+            kind: what.kind,
+            in_ring_bytes: 0,
+            out_ring_bytes: 0,
+            rdma: None,
+        };
+        let mut why = |change: Lie| {
+            let mut theirs = honest.clone();
+            change(&mut theirs);
+            check(LinkId(1), &what, &theirs, &mut inbox, &mut outbox).map_err(|error| error.to_string())
+        };
+        assert_eq!(why(|_| ()), Ok(()));
+        let lies: [(Lie, &str); 5] = [
+            (|hello| hello.version += 1, "speaks version 2"),
+            (|hello| hello.key = LinkKey([2; 16]), "another link"),
+            (|hello| hello.kind = RemoteKind::Rdma, "of kind rdma, this one of kind tcp"),
+            (|hello| hello.in_ring_bytes = 4096, "its rings have 0 bytes out and 4096 in"),
+            (|hello| hello.out_ring_bytes = u64::MAX, "its rings have"),
+        ];
+        for (lie, expected) in lies {
+            let error = why(lie).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
