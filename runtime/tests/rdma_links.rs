@@ -344,9 +344,8 @@ impl Wired {
         self.near.post(&[work]).unwrap();
         let (start, mut status) = (Instant::now(), None);
         while status.is_none() {
-            self.completions
-                .poll(|completion| status = status.or((completion.id == 1).then_some(completion.status)))
-                .unwrap();
+            let mut batch = self.completions.poll().unwrap();
+            status = batch.find(|completion| completion.id == 1).map(|completion| completion.status);
             assert!(start.elapsed() < PATIENCE, "no completion");
         }
         status.unwrap()

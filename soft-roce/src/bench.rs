@@ -1,7 +1,8 @@
 //! Our links beside what the fabric can do, in one run: every peer in every round, medians over the rounds.
 //!
-//! Latencies are half round trips, as perftest reports them. The limit is `ib_write_lat` of the same size, or
-//! `ib_write_bw`; the ratio is ours to its, so a stream is better above 1 and a round trip below.
+//! Each peer is two programs, inside of one guest or on two. Latencies are half round trips, as perftest reports them.
+//! The limit is `ib_write_lat` of the same size, or `ib_write_bw`; the ratio is ours to its of the same round, so a
+//! stream is better above 1 and a round trip below.
 
 use crate::devices::address;
 use crate::measure::Measured;
@@ -16,8 +17,11 @@ use std::time::{Duration, Instant};
 const SIZES: [usize; 3] = [64, 1024, 4096];
 const STREAM_BYTES: usize = 64 << 10;
 const TIMEOUT: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(30);
 /// Rounds that differ by more than this were not left alone.
 const STEADY: f64 = 2.0;
+/// Where the program that waits for the other listens.
+const PORT: u16 = 7100;
 
 /// One figure of one round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,24 +31,55 @@ struct Case {
     size: usize,
 }
 
-/// A row of the table, and a line of JSON.
+impl Case {
+    /// What its figures are compared with.
+    fn limit(self) -> Self {
+        Self { peer: if self.pattern == RTT { "ib_write_lat" } else { "ib_write_bw" }, ..self }
+    }
+}
+
+const RTT: &str = "rtt";
+const STREAM: &str = "stream";
+
+/// A row of the table, and a line of JSON: the fields of `shard-bench -- local`.
 #[derive(Debug, Serialize)]
 struct Row {
     peer: &'static str,
     pattern: &'static str,
+    metric: Option<&'static str>,
     size: usize,
+    links: usize,
     p50_ns: Option<u64>,
     p99_ns: Option<u64>,
     p999_ns: Option<u64>,
-    msgs_per_s: Option<f64>,
+    msgs_per_s: f64,
     ratio_to_limit: Option<f64>,
+    /// Beyond the limit, in nanoseconds per message or half round trip.
+    extra_ns: Option<f64>,
+    limit: Option<&'static str>,
+    limit_size: usize,
+    limit_links: usize,
+    limit_ns: Option<f64>,
 }
 
-/// Boots a guest, measures in it and prints what was found.
+/// Where it is measured.
+struct Bench<'a> {
+    bed: &'a Bed,
+    /// Waits for the other.
+    passive: &'a Guest,
+    /// Sends first.
+    active: &'a Guest,
+    /// The end of the wire at which the passive one listens.
+    end: u8,
+    ibverbs: Option<&'a Path>,
+    count: u32,
+}
+
+/// Boots guests, measures in them and prints what was found.
 ///
 /// # Errors
 /// A guest can't be had, or a peer does not run.
-pub fn run(bed: &mut Bed, json: bool, quick: bool) -> Result<()> {
+pub fn run(bed: &mut Bed, layout: Layout, json: bool, quick: bool) -> Result<()> {
     let ibverbs = build_ibverbs_peer()
         .inspect_err(|error| eprintln!("skipped: the peer ibverbs can't be built here: {error:#}"))
         .ok();
@@ -52,27 +87,31 @@ pub fn run(bed: &mut Bed, json: bool, quick: bool) -> Result<()> {
         bed.keep(folder);
     }
     let bed = &*bed;
-    let guests = bed.boot(Layout::Single)?;
-    let guest = &guests[0];
-    Authority::new()?.introduce(guest)?;
+    let guests = bed.boot(layout)?;
+    let authority = Authority::new()?;
+    guests.iter().try_for_each(|guest| authority.introduce(guest).map(drop))?;
+    let (active, passive) = (guests.first().context("no guest")?, guests.last().context("no guest")?);
     let (rounds, count) = if quick { (2, 500) } else { (7, 1000) };
-    let mut cases: Vec<Case> = vec![Case { peer: "control", pattern: "rtt", size: 8 }];
+    let ibverbs = ibverbs.as_deref();
+    let bench = Bench { bed, passive, active, end: guests.len() as u8, ibverbs, count };
+
+    let mut cases: Vec<Case> = vec![Case { peer: "control", pattern: RTT, size: 8 }];
     for size in SIZES {
         for peer in ["ib_write_lat", "ib_send_lat", "ibverbs", "ring", "shardkit"] {
-            if peer == "ibverbs" && ibverbs.is_none() {
-                continue;
+            if peer != "ibverbs" || ibverbs.is_some() {
+                cases.push(Case { peer, pattern: RTT, size });
             }
-            cases.push(Case { peer, pattern: "rtt", size });
         }
     }
     for peer in ["ib_write_bw", "ring", "shardkit"] {
-        cases.push(Case { peer, pattern: "stream", size: STREAM_BYTES });
+        cases.push(Case { peer, pattern: STREAM, size: STREAM_BYTES });
     }
     let mut found: Vec<Vec<Measured>> = vec![Vec::new(); cases.len()];
     let start = Instant::now();
     for round in 1..=rounds {
         for (case, found) in cases.iter().zip(&mut found) {
-            let measured = measure(bed, guest, ibverbs.as_deref(), *case, count)
+            let measured = bench
+                .measure(*case)
                 .with_context(|| format!("{} {} of {} bytes", case.peer, case.pattern, case.size))?;
             found.push(measured);
         }
@@ -82,7 +121,7 @@ pub fn run(bed: &mut Bed, json: bool, quick: bool) -> Result<()> {
     if json {
         rows.iter().try_for_each(|row| serde_json::to_string(row).map(|line| println!("{line}")))?;
     } else {
-        table(bed, &rows);
+        table(bed, layout, &rows);
     }
     let control: Vec<_> = found[0].iter().map(|measured| measured.p50_ns as f64).collect();
     let (least, most) =
@@ -95,40 +134,87 @@ pub fn run(bed: &mut Bed, json: bool, quick: bool) -> Result<()> {
     Ok(())
 }
 
-fn measure(bed: &Bed, guest: &Guest, ibverbs: Option<&Path>, case: Case, count: u32) -> Result<Measured> {
-    let size = case.size.to_string();
-    match (case.peer, case.pattern) {
-        ("control", _) => ours(bed, guest, "control", &size, 20_000),
-        ("ring", "rtt") => ours(bed, guest, "rtt", &size, count),
-        ("ring", _) => ours(bed, guest, "stream", &size, count),
-        ("ibverbs", _) => {
-            let program = ibverbs.context("it was not built")?.to_string_lossy().into_owned();
-            let exit = guest.spawn(Command::new(program).args([&size, &count.to_string(), "1"]))?;
-            line_of_json(&exit.wait(TIMEOUT)?.ok()?.out)
-        }
-        ("shardkit", pattern) => shardkit(bed, guest, pattern, &size, count),
-        (program, "rtt") => {
-            let row = perftest(guest, program, &size, count)?;
-            // Bytes, iterations, least, most, typical, average, deviation, 99, 99.9 of a hundred: microseconds.
-            let ns = |at: usize| row.get(at).map(|us| (us * 1000.0) as u64).context("too short a row");
-            let messages_per_s = 1e6 / (2.0 * row.get(5).context("too short a row")?);
-            Ok(Measured { p50_ns: ns(4)?, p99_ns: ns(7)?, p999_ns: ns(8)?, messages_per_s })
-        }
-        (program, _) => {
-            let row = perftest(guest, program, &size, count)?;
-            // Bytes, iterations, peak, average in mebibytes a second, millions of messages a second.
-            let mib_per_s = row.get(3).context("too short a row")?;
-            let messages_per_s = mib_per_s * (1 << 20) as f64 / case.size as f64;
-            Ok(Measured { p50_ns: 0, p99_ns: 0, p999_ns: 0, messages_per_s })
+impl Bench<'_> {
+    fn measure(&self, case: Case) -> Result<Measured> {
+        let (size, count) = (case.size.to_string(), self.count.to_string());
+        let own = |program: String, arguments: &[&str]| {
+            let at = format!("{}:{PORT}", address(self.end));
+            let command = Command::new(program).args(arguments.iter().copied().map(str::to_owned));
+            (command, at)
+        };
+        match (case.peer, case.pattern) {
+            ("control", _) => {
+                let command = Command::new(self.bed.agent()).args(["measure", "control", "--count", "20000"]);
+                line_of_json(&self.active.spawn(command)?.wait(TIMEOUT)?.ok()?.out)
+            }
+            ("ring", pattern) => {
+                let (command, at) =
+                    own(self.bed.agent(), &["measure", pattern, "--bytes", &size, "--count", &count]);
+                self.pair(command.clone().args(["--listen", &at]), command.args(["--connect", &at]))
+            }
+            ("ibverbs", _) => {
+                let program = self.ibverbs.context("it was not built")?.to_string_lossy().into_owned();
+                let (command, at) = own(program, &[&size, &count, "1"]);
+                self.pair(command.clone().args(["listen", &at]), command.args(["connect", &at]))
+            }
+            ("shardkit", pattern) => self.shardkit(pattern, &size, &count),
+            (program, RTT) => {
+                let row = self.perftest(program, &size, &count)?;
+                // Bytes, iterations, least, most, typical, average, deviation, 99, 99.9 of a hundred: microseconds.
+                let ns = |at: usize| row.get(at).map(|us| (us * 1000.0) as u64).context("too short a row");
+                let messages_per_s = 1e6 / (2.0 * row.get(5).context("too short a row")?);
+                Ok(Measured { p50_ns: ns(4)?, p99_ns: ns(7)?, p999_ns: ns(8)?, messages_per_s })
+            }
+            (program, _) => {
+                let row = self.perftest(program, &size, &count)?;
+                // Bytes, iterations, peak, average in mebibytes a second, millions of messages a second.
+                let mib_per_s = row.get(3).context("too short a row")?;
+                let messages_per_s = mib_per_s * (1 << 20) as f64 / case.size as f64;
+                Ok(Measured { p50_ns: 0, p99_ns: 0, p999_ns: 0, messages_per_s })
+            }
         }
     }
-}
 
-/// Our link between two threads of one process.
-fn ours(bed: &Bed, guest: &Guest, what: &str, bytes: &str, count: u32) -> Result<Measured> {
-    let command =
-        Command::new(bed.agent()).args(["measure", what, "--bytes", bytes, "--count", &count.to_string()]);
-    line_of_json(&guest.spawn(command)?.wait(TIMEOUT)?.ok()?.out)
+    /// Two programs, of which the one that connects prints the figures.
+    fn pair(&self, listens: Command, connects: Command) -> Result<Measured> {
+        let mut passive = self.passive.spawn(listens)?;
+        passive.line("listening", START)?;
+        let exit = self.active.spawn(connects)?.wait(TIMEOUT)?.ok()?;
+        passive.wait(TIMEOUT)?.ok()?;
+        line_of_json(&exit.out)
+    }
+
+    /// Two shards, from handler to handler. Of a stream the replies are brief.
+    fn shardkit(&self, pattern: &str, bytes: &str, count: &str) -> Result<Measured> {
+        let mut common = vec!["--spin", "--ring", "4194304"];
+        let mut asker = vec!["--bytes", bytes, "--count", count];
+        if pattern == STREAM {
+            common.push("--brief");
+            asker.extend(["--window", "64"]);
+        }
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let plan = demo::Plan { asker: words(&[asker, common.clone()].concat()), echo: words(&common) };
+        let (passive, active) = (self.passive, self.active);
+        let _echo = demo::start_echo(self.bed, passive, self.end, active.name(), Kind::Rdma, &plan)?;
+        let asker = demo::start_asker(self.bed, active, self.end, passive.name(), Kind::Rdma, &plan)?;
+        let found = demo::findings(asker.wait(TIMEOUT)?)?;
+        let [p50, p99, p999, _] = found.rtt_ns.map(|ns| ns / 2);
+        Ok(Measured { p50_ns: p50, p99_ns: p99, p999_ns: p999, messages_per_s: found.messages_per_s })
+    }
+
+    /// The last row of numbers that a program of perftest prints.
+    fn perftest(&self, program: &str, bytes: &str, count: &str) -> Result<Vec<f64>> {
+        let own = format!("{program} --ib-dev rxe0 --gid-index 1 --iters {count} --size {bytes} --CPU-freq");
+        // The first does not say when it listens: the second tries again.
+        let tries = format!(
+            "for i in 1 2 3 4 5 6 7 8; do sleep 0.5; {own} {} && exit 0; done; exit 1",
+            address(self.end)
+        );
+        let server = self.passive.spawn(Command::shell(own))?;
+        let exit = self.active.spawn(Command::shell(tries))?.wait(TIMEOUT)?.ok()?;
+        server.wait(TIMEOUT)?.ok()?;
+        last_row(&exit.out).with_context(|| format!("{program} printed no figures:\n{}", exit.out.join("\n")))
+    }
 }
 
 fn line_of_json(lines: &[String]) -> Result<Measured> {
@@ -151,35 +237,6 @@ fn build_ibverbs_peer() -> Result<PathBuf> {
     Ok(target.join("release/ibverbs-peer"))
 }
 
-/// Two shards in processes of their own, from handler to handler.
-fn shardkit(bed: &Bed, guest: &Guest, pattern: &str, bytes: &str, count: u32) -> Result<Measured> {
-    let window = if pattern == "rtt" { "1" } else { "32" };
-    let asker =
-        ["--spin", "--bytes", bytes, "--count", &count.to_string(), "--window", window, "--ring", "4194304"];
-    let plan = demo::Plan {
-        asker: asker.map(str::to_owned).to_vec(),
-        echo: ["--spin", "--ring", "4194304"].map(str::to_owned).to_vec(),
-    };
-    let name = guest.name();
-    let _echo = demo::start_echo(bed, guest, 1, name, Kind::Rdma, &plan)?;
-    let found = demo::findings(demo::start_asker(bed, guest, 1, name, Kind::Rdma, &plan)?.wait(TIMEOUT)?)?;
-    let [p50, p99, p999, _] = found.rtt_ns.map(|ns| ns / 2);
-    // Each message goes there and comes back: a stream each way.
-    Ok(Measured { p50_ns: p50, p99_ns: p99, p999_ns: p999, messages_per_s: found.messages_per_s })
-}
-
-/// The last row of numbers that a program of perftest prints.
-fn perftest(guest: &Guest, program: &str, bytes: &str, count: u32) -> Result<Vec<f64>> {
-    let own = format!("{program} --ib-dev rxe0 --gid-index 1 --iters {count} --size {bytes} --CPU-freq");
-    // The first does not say when it listens: the second tries again.
-    let line = format!(
-        "{own} >/dev/null 2>&1 & for i in 1 2 3 4 5; do sleep 0.5; {own} {} && break; done; wait",
-        address(1)
-    );
-    let exit = guest.spawn(Command::shell(line))?.wait(TIMEOUT)?.ok()?;
-    last_row(&exit.out).with_context(|| format!("{program} printed no figures:\n{}", exit.out.join("\n")))
-}
-
 fn last_row(lines: &[String]) -> Option<Vec<f64>> {
     let numbers =
         |line: &String| line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>().ok();
@@ -187,45 +244,46 @@ fn last_row(lines: &[String]) -> Option<Vec<f64>> {
 }
 
 fn rows(cases: &[Case], found: &[Vec<Measured>]) -> Vec<Row> {
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let of = |at: usize, value: fn(&Measured) -> f64| median(found[at].iter().map(value).collect());
-    let limit = |case: &Case| {
-        let peer = if case.pattern == "rtt" { "ib_write_lat" } else { "ib_write_bw" };
-        cases.iter().position(|other| *other == Case { peer, ..*case })
-    };
-    let row = |(at, case): (usize, &Case)| {
-        let is_rtt = case.pattern == "rtt";
-        let ratio = limit(case).map(|limit| {
-            if is_rtt {
-                of(at, |m| m.p50_ns as f64) / of(limit, |m| m.p50_ns as f64)
-            } else {
-                of(at, |m| m.messages_per_s) / of(limit, |m| m.messages_per_s)
-            }
-        });
-        let time = |value: fn(&Measured) -> f64| is_rtt.then(|| of(at, value) as u64);
+    let row = |(case, own): (&Case, &Vec<Measured>)| {
+        let is_rtt = case.pattern == RTT;
+        let each_ns = |m: &Measured| if is_rtt { m.p50_ns as f64 } else { 1e9 / m.messages_per_s };
+        let limit = cases.iter().position(|other| *other == case.limit()).map(|at| &found[at]);
+        let with_limit = |value: fn(f64, f64) -> f64| {
+            limit.map(|limit| median(own.iter().zip(limit).map(|(a, b)| value(each_ns(a), each_ns(b)))))
+        };
+        let ratio = with_limit(if is_rtt { |own, limit| own / limit } else { |own, limit| limit / own });
+        let time =
+            |value: fn(&Measured) -> u64| is_rtt.then(|| median(own.iter().map(|m| value(m) as f64)) as u64);
         Row {
             peer: case.peer,
             pattern: case.pattern,
+            metric: None,
             size: case.size,
-            p50_ns: time(|m| m.p50_ns as f64),
-            p99_ns: time(|m| m.p99_ns as f64),
-            p999_ns: time(|m| m.p999_ns as f64),
-            msgs_per_s: Some(of(at, |m| m.messages_per_s).round()),
+            links: 1,
+            p50_ns: time(|m| m.p50_ns),
+            p99_ns: time(|m| m.p99_ns),
+            p999_ns: time(|m| m.p999_ns),
+            msgs_per_s: median(own.iter().map(|m| m.messages_per_s)).round(),
             ratio_to_limit: ratio.map(|ratio| (ratio * 1000.0).round() / 1000.0),
+            extra_ns: with_limit(|own, limit| own - limit).map(f64::round),
+            limit: limit.map(|_| case.limit().peer),
+            limit_size: case.size,
+            limit_links: 1,
+            limit_ns: limit.map(|limit| median(limit.iter().map(each_ns)).round()),
         }
     };
-    cases.iter().enumerate().map(row).collect()
+    cases.iter().zip(found).map(row).collect()
 }
 
-fn table(bed: &Bed, rows: &[Row]) {
-    println!(
-        "half round trips and streams inside one guest, kernel {}, {}",
-        bed.kernel_version(),
-        bed.acceleration()
-    );
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn table(bed: &Bed, layout: Layout, rows: &[Row]) {
+    let place = if layout == Layout::Pair { "between two guests" } else { "inside one guest" };
+    println!("half round trips and streams {place}, kernel {}, {}", bed.kernel_version(), bed.acceleration());
     println!(
         "{:<14}{:<8}{:>7}{:>11}{:>11}{:>11}{:>12}{:>8}",
         "peer", "pattern", "bytes", "p50 µs", "p99 µs", "p99.9 µs", "messages/s", "ratio"
@@ -233,14 +291,14 @@ fn table(bed: &Bed, rows: &[Row]) {
     let us = |ns: Option<u64>| ns.map_or("–".into(), |ns| format!("{:.1}", ns as f64 / 1000.0));
     for row in rows {
         println!(
-            "{:<14}{:<8}{:>7}{:>11}{:>11}{:>11}{:>12}{:>8}",
+            "{:<14}{:<8}{:>7}{:>11}{:>11}{:>11}{:>12.0}{:>8}",
             row.peer,
             row.pattern,
             row.size,
             us(row.p50_ns),
             us(row.p99_ns),
             us(row.p999_ns),
-            row.msgs_per_s.map_or("–".into(), |rate| format!("{rate:.0}")),
+            row.msgs_per_s,
             row.ratio_to_limit.map_or("–".into(), |ratio| format!("{ratio:.2}")),
         );
     }

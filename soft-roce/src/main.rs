@@ -62,8 +62,11 @@ enum Verb {
         #[arg(default_value = "")]
         filter: String,
     },
-    /// Measures our links beside perftest's programs, inside of one guest.
+    /// Measures our links beside perftest's programs.
     Bench {
+        /// Inside of one guest (`single`), or between two (`pair`).
+        #[arg(long, value_enum, default_value = "single")]
+        layout: Layout,
         /// Print one JSON object a line.
         #[arg(long)]
         json: bool,
@@ -109,7 +112,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Down => println!("removed: {}", devices::down()?.join(" ")),
         Verb::Demo { link, count } => demo::run(&Bed::prepare(env::current_exe()?)?, link, count)?,
         Verb::Test { filter } => return test(&filter),
-        Verb::Bench { json, quick } => bench::run(&mut Bed::prepare(env::current_exe()?)?, json, quick)?,
+        Verb::Bench { layout, json, quick } => {
+            bench::run(&mut Bed::prepare(env::current_exe()?)?, layout, json, quick)?;
+        }
         Verb::Measure(arguments) => measure::run(&arguments)?,
         Verb::Agent => agent::serve()?,
         Verb::Shard(arguments) => shard::run(&arguments)?,

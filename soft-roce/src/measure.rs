@@ -1,18 +1,23 @@
-//! What is measured inside of a guest: two threads, each with its own end of a pair of links on one device.
+//! What is measured inside of guests: two programs, each with its own end of a pair of links.
+//!
+//! They tell each other of their ends over TCP without any proof: for guests, where nobody else is.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shard_runtime::frame::Header;
 use shard_runtime::id::{LinkId, PortId, SessionId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver};
 use shard_runtime::outbox::{Outbound, Outbox};
-use shard_runtime::rdma::Rdma;
+use shard_runtime::rdma::{Rdma, RdmaEnd};
 use shard_runtime::ring::{Ring, RingError, RingReader, RingWriter, SendError};
 use shard_runtime::verbs::{Wish, choose};
 use shard_runtime::wake::{Bell, create_bell};
 use std::hint;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,6 +51,12 @@ pub struct MeasureArguments {
     /// How many messages.
     #[arg(long, default_value_t = 1000)]
     count: u64,
+    /// Waits there for the other program, then echoes or takes.
+    #[arg(long, conflicts_with = "connect")]
+    listen: Option<SocketAddr>,
+    /// Connects there, then sends.
+    #[arg(long)]
+    connect: Option<SocketAddr>,
 }
 
 /// Half round trips in nanoseconds (median, 99 and 99.9 of a hundred), and messages a second.
@@ -93,6 +104,20 @@ impl Side {
         Ok(Self { inbox, outbox, rdma: Rdma::open(&choose(&Wish::default())?, 1)?, got: 0 })
     }
 
+    /// Connected to the other program's.
+    fn connected(other: &mut Other) -> Result<Self> {
+        let mut side = Self::new()?;
+        let (outbox, inbox) = (&mut side.outbox, &mut side.inbox);
+        other.say(&side.rdma.prepare(LINK, outbox.get_mut(LINK), inbox.get_mut(LINK))?)?;
+        let end: RdmaEnd = other.hear()?;
+        side.rdma.connect(LINK, outbox.get_mut(LINK), &end)?;
+        other.say(&())?;
+        other.hear::<()>()?;
+        side.rdma.start(LINK);
+        other.lines.get_ref().set_nonblocking(true)?;
+        Ok(side)
+    }
+
     /// One round: what a shard's loop does.
     fn turn(&mut self) -> Result<()> {
         self.outbox.flush();
@@ -123,6 +148,18 @@ impl Side {
         Ok(())
     }
 
+    /// Takes turns until the other program says something.
+    fn until_said<T: DeserializeOwned>(&mut self, other: &mut Other) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            if let Some(said) = other.heard()? {
+                return Ok(said);
+            }
+            (0..64).try_for_each(|_| self.turn())?;
+            ensure!(start.elapsed() < PATIENCE, "the other program says nothing any more");
+        }
+    }
+
     fn send(&mut self, payload: &[u8]) -> Result<()> {
         let header = Header::new(SessionId::new(1, 1), PortId(0));
         loop {
@@ -136,75 +173,109 @@ impl Side {
     }
 }
 
-fn pair() -> Result<[Side; 2]> {
-    let (mut a, mut b) = (Side::new()?, Side::new()?);
-    let of_a = a.rdma.prepare(LINK, a.outbox.get_mut(LINK), a.inbox.get_mut(LINK))?;
-    let of_b = b.rdma.prepare(LINK, b.outbox.get_mut(LINK), b.inbox.get_mut(LINK))?;
-    a.rdma.connect(LINK, a.outbox.get_mut(LINK), &of_b)?;
-    b.rdma.connect(LINK, b.outbox.get_mut(LINK), &of_a)?;
-    a.rdma.start(LINK);
-    b.rdma.start(LINK);
-    Ok([a, b])
+/// The other program: lines of JSON.
+struct Other {
+    lines: BufReader<TcpStream>,
+    line: String,
 }
 
-/// Measures, and prints one line of JSON.
+impl Other {
+    fn meet(arguments: &MeasureArguments) -> Result<Self> {
+        let stream = match (arguments.listen, arguments.connect) {
+            (Some(address), _) => {
+                let listener = TcpListener::bind(address)?;
+                println!("listening");
+                listener.accept()?.0
+            }
+            (_, Some(address)) => TcpStream::connect(address)?,
+            _ => bail!("neither --listen nor --connect"),
+        };
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { lines: BufReader::new(stream), line: String::new() })
+    }
+
+    fn say(&mut self, what: &impl Serialize) -> Result<()> {
+        Ok(self.lines.get_mut().write_all(format!("{}\n", serde_json::to_string(what)?).as_bytes())?)
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+        self.heard()?.context("the other program said nothing")
+    }
+
+    /// A line, if there is one.
+    fn heard<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        match self.lines.read_line(&mut self.line) {
+            Ok(0) => bail!("the other program ended"),
+            Ok(_) => Ok(Some(serde_json::from_str(&std::mem::take(&mut self.line))?)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Measures. The program that connects prints one line of JSON.
 ///
 /// # Errors
 /// There is no device, or the link broke.
 pub fn run(arguments: &MeasureArguments) -> Result<()> {
-    let count = arguments.count;
     let payload = vec![7; arguments.bytes];
-    let measured = match arguments.what {
-        What::Control => control(count)?,
-        What::Rtt => {
-            let [mut a, mut b] = pair()?;
-            let reply = payload.clone();
-            let echo = thread::spawn(move || -> Result<Side> {
-                for number in 0..count {
-                    b.until(|side| side.got > number)?;
-                    b.send(&reply)?;
-                    b.turn()?;
-                }
-                // What the other end still has to be told goes out meanwhile.
-                (0..1000).try_for_each(|_| b.turn())?;
-                Ok(b)
-            });
-            let mut times = Histogram::new_with_bounds(1, LONGEST_NS, 3)?;
-            let start = Instant::now();
-            for number in 0..count {
-                let sent = Instant::now();
-                a.send(&payload)?;
-                a.until(|side| side.got > number)?;
-                times.saturating_record(sent.elapsed().as_nanos() as u64 / 2);
-            }
-            let took = start.elapsed();
-            echo.join().map_err(|_| anyhow::anyhow!("the echo ended"))??;
-            summary(&times, count as f64 / took.as_secs_f64())
-        }
-        What::Stream => {
-            let [mut a, mut b] = pair()?;
-            let start = Instant::now();
-            let takes = thread::spawn(move || -> Result<(Side, Instant)> {
-                b.until(|side| side.got == count)?;
-                let end = Instant::now();
-                (0..1000).try_for_each(|_| b.turn())?;
-                Ok((b, end))
-            });
-            for _ in 0..count {
-                a.send(&payload)?;
-                a.turn()?;
-            }
-            a.until(|side| !side.outbox.waits())?;
-            while !takes.is_finished() {
-                a.turn()?;
-            }
-            let (_, end) = takes.join().map_err(|_| anyhow::anyhow!("the receiver ended"))??;
-            let none = Histogram::new(3)?;
-            summary(&none, count as f64 / (end - start).as_secs_f64())
-        }
+    let measured = match (arguments.what, arguments.listen) {
+        (What::Control, _) => control(arguments.count)?,
+        (What::Rtt, Some(_)) => return echo(arguments, &payload),
+        (What::Rtt, None) => ask(arguments, &payload)?,
+        (What::Stream, Some(_)) => return take(arguments),
+        (What::Stream, None) => stream(arguments, &payload)?,
     };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
+}
+
+fn ask(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {
+    let mut other = Other::meet(arguments)?;
+    let mut side = Side::connected(&mut other)?;
+    let mut times = Histogram::new_with_bounds(1, LONGEST_NS, 3)?;
+    let start = Instant::now();
+    for number in 0..arguments.count {
+        let sent = Instant::now();
+        side.send(payload)?;
+        side.until(|side| side.got > number)?;
+        times.saturating_record(sent.elapsed().as_nanos() as u64 / 2);
+    }
+    let took = start.elapsed();
+    other.say(&())?;
+    Ok(summary(&times, arguments.count as f64 / took.as_secs_f64()))
+}
+
+fn echo(arguments: &MeasureArguments, payload: &[u8]) -> Result<()> {
+    let mut other = Other::meet(arguments)?;
+    let mut side = Side::connected(&mut other)?;
+    for number in 0..arguments.count {
+        side.until(|side| side.got > number)?;
+        side.send(payload)?;
+        side.turn()?;
+    }
+    side.until_said(&mut other)
+}
+
+fn stream(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {
+    let mut other = Other::meet(arguments)?;
+    let mut side = Side::connected(&mut other)?;
+    for _ in 0..arguments.count {
+        side.send(payload)?;
+        side.turn()?;
+    }
+    Ok(summary(&Histogram::new(3)?, side.until_said(&mut other)?))
+}
+
+/// Takes the stream and says how fast it came, from its first message to its last.
+fn take(arguments: &MeasureArguments) -> Result<()> {
+    let mut other = Other::meet(arguments)?;
+    let mut side = Side::connected(&mut other)?;
+    side.until(|side| side.got > 0)?;
+    let (start, first) = (Instant::now(), side.got);
+    side.until(|side| side.got == arguments.count)?;
+    other.say(&((arguments.count - first) as f64 / start.elapsed().as_secs_f64()))
 }
 
 fn summary(times: &Histogram<u64>, messages_per_s: f64) -> Measured {

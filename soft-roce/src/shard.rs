@@ -106,6 +106,9 @@ pub struct ShardArguments {
     /// Polls and never sleeps.
     #[arg(long)]
     spin: bool,
+    /// Replies, or takes replies, that are a number alone, and looks at no other byte: for streams one way.
+    #[arg(long)]
+    brief: bool,
 }
 
 /// What the asking shard found, printed as one line of JSON.
@@ -131,14 +134,17 @@ pub struct Findings {
 
 /// Echoes, and checks the numbers.
 struct Echo {
+    brief: bool,
     next: u64,
     wrong: Option<String>,
 }
 
 impl Shard for Echo {
     fn on_message(&mut self, message: Message<'_>, desk: &mut Desk<'_>) -> shardkit::Result<()> {
-        check(&mut self.next, &mut self.wrong, &message);
-        Ok(desk.reply(&message, message.payload())?)
+        check(&mut self.next, &mut self.wrong, &message, self.brief);
+        let payload = message.payload();
+        let reply = if self.brief { payload.get(..NUMBER_BYTES).unwrap_or(payload) } else { payload };
+        Ok(desk.reply(&message, reply)?)
     }
 }
 
@@ -154,18 +160,18 @@ struct Asker {
 impl Shard for Asker {
     fn on_message(&mut self, message: Message<'_>, _: &mut Desk<'_>) -> shardkit::Result<()> {
         let at = self.next as usize % self.sent.len();
-        check(&mut self.next, &mut self.wrong, &message);
+        check(&mut self.next, &mut self.wrong, &message, false);
         self.times.saturating_record(self.sent[at].elapsed().as_nanos() as u64);
         Ok(())
     }
 }
 
-fn check(next: &mut u64, wrong: &mut Option<String>, message: &Message<'_>) {
+fn check(next: &mut u64, wrong: &mut Option<String>, message: &Message<'_>, brief: bool) {
     let payload = message.payload();
     let number = payload.first_chunk::<NUMBER_BYTES>().map(|bytes| u64::from_le_bytes(*bytes));
     let right = number == Some(*next)
         && message.session() == session(*next)
-        && payload[NUMBER_BYTES..].iter().all(|byte| *byte == *next as u8);
+        && (brief || payload[NUMBER_BYTES..].iter().all(|byte| *byte == *next as u8));
     if !right && wrong.is_none() {
         *wrong = Some(format!("message {number:?} of {} came where {next} was due", message.session()));
     }
@@ -201,7 +207,7 @@ pub fn run(arguments: &ShardArguments) -> Result<()> {
     } else {
         let _: In<Bytes, Bytes> = config.input("ask")?;
         println!("listening at {address}");
-        echo(&mut endpoint, strategy)
+        echo(&mut endpoint, strategy, arguments.brief)
     }
 }
 
@@ -261,8 +267,8 @@ fn hear(endpoint: &mut Endpoint, ups: &mut u32, downs: &mut Vec<String>) -> Resu
     Ok(())
 }
 
-fn echo(endpoint: &mut Endpoint, strategy: WaitStrategy) -> Result<()> {
-    let mut shard = Echo { next: 0, wrong: None };
+fn echo(endpoint: &mut Endpoint, strategy: WaitStrategy, brief: bool) -> Result<()> {
+    let mut shard = Echo { brief, next: 0, wrong: None };
     let (mut ups, mut downs) = (0, Vec::new());
     loop {
         if endpoint.poll(&mut shard) == 0 {
@@ -298,7 +304,9 @@ fn ask(
     let mut bytes = Bytes(vec![0; arguments.bytes.max(NUMBER_BYTES)]);
     while shard.next < arguments.count {
         while number < arguments.count && number - shard.next < arguments.window {
-            bytes.0.fill(number as u8);
+            if !arguments.brief {
+                bytes.0.fill(number as u8);
+            }
             bytes.0[..NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
             let at = number as usize % shard.sent.len();
             shard.sent[at] = Instant::now();

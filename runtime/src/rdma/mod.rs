@@ -4,8 +4,8 @@
 //!  sender                                              receiver
 //!  outbox ─▶ staging ring ═══ WRITE_WITH_IMM: frames ═══▶ ring ─▶ inbox
 //!               ▲                at the same positions,     │
-//!               └───── SEND_WITH_IMM: room, grant ◀─────────┘
-//!                      the immediate is the position
+//!               └───── SEND_WITH_IMM: room, grants ◀────────┘
+//!                      the immediate holds a position and grants
 //! ```
 //!
 //! The sender writes its frames into a staging ring of its own; they travel at the same positions into the ring that
@@ -90,6 +90,14 @@ pub enum RdmaError {
         /// What was agreed on.
         ours: u64,
     },
+    /// The ring is larger than immediates can tell.
+    #[error(
+        "a ring of {bytes} bytes is too large for RDMA: {RING_BYTES_MAX} at the most; make it smaller in the manifest"
+    )]
+    RingTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
     /// The peer says something of itself that can't be.
     #[error("the peer's endpoint message is impossible: {0}; the link is refused")]
     Impossible(&'static str),
@@ -151,36 +159,46 @@ pub struct RemoteRing {
     pub bytes: u64,
 }
 
-/// What a message without bytes says: the upper two bits of its immediate. The other 30 are a position.
+/// What a message's immediate says.
+///
+/// ```text
+///  31     27 26 25                        0
+/// ┌─────────┬──┬───────────────────────────┐
+/// │ grants  │? │ position, in units of 16  │
+/// └─────────┴──┴───────────────────────────┘
+/// ```
+///
+/// With frames, the position is where they end. In a note, everything before it may be overwritten; or, with the bit
+/// `?`, the sender asks to be told when that holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Note {
-    /// Everything before the position may be overwritten.
-    Room,
-    /// The same, and [`window::GRANT`] more messages may be sent.
-    RoomAndGrant,
-    /// Tell me when everything before the position may be overwritten.
-    Ask,
-}
+struct Immediate(u32);
 
-const NOTE_BITS: u32 = 30;
+const POSITION_BITS: u32 = 26;
+const ASK: u32 = 1 << POSITION_BITS;
+const GRANTS_AT: u32 = POSITION_BITS + 1;
+/// A position is found again from its lowest bits: rings are smaller than what those can tell apart.
+const RING_BYTES_MAX: u64 = UNIT << (POSITION_BITS - 1);
+const _: () = assert!(RECEIVES < 1 << (u32::BITS - GRANTS_AT));
 
-impl Note {
-    fn immediate(self, position: u64) -> u32 {
-        (self as u32) << NOTE_BITS | ((position / UNIT) as u32 & ((1 << NOTE_BITS) - 1))
+impl Immediate {
+    fn new(position: u64, ask: bool, grants: u32) -> Self {
+        let position = (position / UNIT) as u32 & (ASK - 1);
+        Self(grants << GRANTS_AT | if ask { ASK } else { 0 } | position)
     }
 
-    fn read(immediate: u32) -> Option<Self> {
-        [Self::Room, Self::RoomAndGrant, Self::Ask]
-            .into_iter()
-            .find(|note| *note as u32 == immediate >> NOTE_BITS)
+    /// The position at or after `base` that it can mean.
+    fn position_after(self, base: u64) -> u64 {
+        let ahead = u64::from(self.0).wrapping_sub(base / UNIT) & u64::from(ASK - 1);
+        base + ahead * UNIT
     }
-}
 
-/// The position at or after `base` whose lowest `bits` bits, in units, are those of `immediate`.
-fn position_after(base: u64, immediate: u32, bits: u32) -> u64 {
-    let mask = (1u64 << bits) - 1;
-    let ahead = u64::from(immediate).wrapping_sub(base / UNIT) & mask;
-    base + ahead * UNIT
+    fn asks(self) -> bool {
+        self.0 & ASK != 0
+    }
+
+    fn grants(self) -> u32 {
+        self.0 >> GRANTS_AT
+    }
 }
 
 /// All RDMA links of a shard: one completion queue, one thing to wait for.
@@ -241,8 +259,6 @@ struct Link {
     head_told: u64,
     /// What the peer asked for.
     wanted: Option<u64>,
-    /// Receive requests to be posted again.
-    consumed: u32,
     /// Receive requests that the device has.
     receiving: u32,
 }
@@ -285,8 +301,13 @@ impl Rdma {
     ) -> Result<RdmaEnd, RdmaError> {
         self.disconnect(id);
         let domain = Domain::new(self.device.context())?;
-        let register =
-            |ring: &Ring, remote| Registration::new(&domain, ring.memory(), DATA_AT, ring.capacity(), remote);
+        let register = |ring: &Ring, remote| {
+            let bytes = ring.capacity();
+            if bytes as u64 > RING_BYTES_MAX {
+                return Err(RdmaError::RingTooLarge { bytes });
+            }
+            Ok(Registration::new(&domain, ring.memory(), DATA_AT, bytes, remote)?)
+        };
         let staging = outbound.map(|link| register(link.writer().ring(), false)).transpose()?;
         let ring = inbound.map(|link| register(link.reader().ring(), true)).transpose()?;
         let depth = Depth { send: SENDS, receive: RECEIVES };
@@ -373,10 +394,8 @@ impl Rdma {
             }
             let deadline = Instant::now() + DRAIN_TIMEOUT;
             while !drained && Instant::now() < deadline {
-                let polled = self.completions.poll(|completion| drained |= drain(completion, &mut stashed));
-                if polled.is_err() {
-                    break;
-                }
+                let Ok(batch) = self.completions.poll() else { break };
+                batch.for_each(|completion| drained |= drain(completion, &mut stashed));
             }
             self.stashed = stashed;
         }
@@ -437,7 +456,7 @@ impl Rdma {
         let Some(inbound) = inbox.get_mut(id) else { return Ok(()) };
         let reader = inbound.reader();
         if link.received > reader.room_to() {
-            let immediate = (link.received / UNIT) as u32;
+            let immediate = Immediate::new(link.received, false, 0).0;
             return Err(RdmaError::Immediate { immediate, what: "frames where there was no room" });
         }
         reader.vouch(link.received);
@@ -510,10 +529,14 @@ impl Rdma {
             self.complete(&completion);
         }
         for _ in 0..BATCHES_MAX {
-            let completions = Arc::clone(&self.completions);
-            match completions.poll(|completion| self.complete(&completion)) {
-                Ok(0) => return,
-                Ok(_) => {}
+            match self.completions.poll() {
+                Ok(batch) => {
+                    let is_last = !batch.is_full();
+                    batch.for_each(|completion| self.complete(&completion));
+                    if is_last {
+                        return;
+                    }
+                }
                 Err(error) => return self.fail_all(&error.to_string()),
             }
         }
@@ -569,17 +592,13 @@ impl Rdma {
         if !link.started {
             return Ok(false);
         }
-        if link.consumed > 0 {
-            // Before anything is sent that lets the peer use them.
-            let consumed = std::mem::take(&mut link.consumed);
-            link.post_receives(id, consumed)?;
-        }
-        let head = inbox.get_mut(id).map_or(link.received, |inbound| inbound.reader().ring().head());
-        let mut busy = link.answer(id, head)?;
+        let mut busy = false;
+        // Frames first: they carry grants.
         if let Some(outbound) = outbox.get_mut(id) {
             busy |= link.send(id, outbound, news)?;
         }
-        Ok(busy)
+        let head = inbox.get_mut(id).map_or(link.received, |inbound| inbound.reader().ring().head());
+        Ok(busy | link.answer(id, head)?)
     }
 }
 
@@ -625,7 +644,6 @@ impl Link {
             received: 0,
             head_told: 0,
             wanted: None,
-            consumed: 0,
             receiving: 0,
         }
     }
@@ -645,7 +663,7 @@ impl Link {
         self.reports.clear();
         // What was asked or told may not have arrived.
         (self.asked, self.wanted, self.ahead) = (0, None, 0);
-        (self.consumed, self.receiving) = (0, 0);
+        self.receiving = 0;
     }
 
     fn describe(&self) -> RdmaEnd {
@@ -734,40 +752,32 @@ impl Link {
 
     /// A message of the peer's.
     fn take(&mut self, completion: &Completion) -> Result<(), RdmaError> {
-        let immediate = completion.immediate;
-        let lie = |what| Err(RdmaError::Immediate { immediate, what });
-        self.consumed += 1;
+        let immediate = Immediate(completion.immediate);
+        let lie = |what| Err(RdmaError::Immediate { immediate: immediate.0, what });
+        if !self.window.took(immediate.grants()) {
+            return lie("a grant for what was not sent");
+        }
+        let ring = self.ring.as_ref().map_or(0, |ring| ring.len() as u64);
         if completion.kind == Kind::Written {
-            let tail = position_after(self.received, immediate, u32::BITS);
-            let Some(ring) = &self.ring else { return lie("frames for a link that only sends") };
+            let tail = immediate.position_after(self.received);
             // More than the ring holds; whether the reader has room is for the reader to say.
-            if tail == self.received || tail - self.received > ring.len() as u64 {
+            if tail == self.received || tail - self.received > ring {
                 return lie("a position beyond the ring");
             }
             self.received = tail;
-            return if self.window.took(false) { Ok(()) } else { lie("a grant") };
-        }
-        let Some(note) = Note::read(immediate) else { return lie("a note of no kind") };
-        if !self.window.took(note == Note::RoomAndGrant) {
-            return lie("a grant for what was not sent");
-        }
-        match note {
-            Note::Room | Note::RoomAndGrant => {
-                let head = position_after(self.told, immediate, NOTE_BITS);
-                if head > self.sent {
-                    return lie("room beyond what was sent");
-                }
-                self.told = head;
+        } else if immediate.asks() {
+            // A sender lacks room only for what lies beyond a whole ring, and what it sent before was received.
+            let wanted = immediate.position_after(self.received.saturating_sub(ring));
+            if wanted > self.received {
+                return lie("a wish for more than was sent");
             }
-            Note::Ask => {
-                // A sender lacks room only for what lies beyond a whole ring, and what it sent before was received.
-                let ring = self.ring.as_ref().map_or(0, |ring| ring.len() as u64);
-                let wanted = position_after(self.received.saturating_sub(ring), immediate, NOTE_BITS);
-                if wanted > self.received {
-                    return lie("a wish for more than was sent");
-                }
-                self.wanted = Some(wanted);
+            self.wanted = Some(wanted);
+        } else {
+            let head = immediate.position_after(self.told);
+            if head > self.sent {
+                return lie("room beyond what was sent");
             }
+            self.told = head;
         }
         Ok(())
     }
@@ -786,10 +796,19 @@ impl Link {
         Ok(())
     }
 
-    fn note(&mut self, id: LinkId, what: Use, note: Note, position: u64) -> Result<(), RdmaError> {
-        let signalled = self.count(note == Note::Ask);
-        let immediate = Some(note.immediate(position));
-        self.window.sent(what);
+    /// The immediate of the next message. With it goes all that is owed: first the requests are posted that the peer
+    /// may use then.
+    fn immediate(&mut self, id: LinkId, what: Use, position: u64) -> Result<Option<u32>, RdmaError> {
+        let grants = self.window.sent();
+        if grants > 0 {
+            self.post_receives(id, grants)?;
+        }
+        Ok(Some(Immediate::new(position, what == Use::Ask, grants).0))
+    }
+
+    fn note(&mut self, id: LinkId, what: Use, position: u64) -> Result<(), RdmaError> {
+        let immediate = self.immediate(id, what, position)?;
+        let signalled = self.count(what == Use::Ask);
         self.post(Work { id: self.request_id(id, false), from: None, to: None, immediate, signalled })
     }
 
@@ -805,22 +824,18 @@ impl Link {
         })
     }
 
-    /// Tells the peer of room and grants. True if there may be more to tell without anything new coming.
+    /// Tells the peer of room, and grants what no frames carried. True if there may be more to tell without anything
+    /// new coming.
     fn answer(&mut self, id: LinkId, head: u64) -> Result<bool, RdmaError> {
-        while self.window.owes() {
-            if !self.window.allows(Use::Grant) || !self.room_for_sends() {
-                return Ok(true);
-            }
-            self.note(id, Use::Grant, Note::RoomAndGrant, head)?;
-            self.told_head(head);
-        }
         let quarter = self.ring.as_ref().map_or(u64::MAX, |ring| ring.len() as u64 / 4);
         let asked = self.wanted.is_some_and(|wanted| head >= wanted);
-        if asked || head - self.head_told >= quarter {
-            if !self.window.allows(Use::Room) || !self.room_for_sends() {
+        let owes = self.window.owes();
+        if owes || asked || head - self.head_told >= quarter {
+            let what = if owes { Use::Grant } else { Use::Room };
+            if !self.window.allows(what) || !self.room_for_sends() {
                 return Ok(true);
             }
-            self.note(id, Use::Room, Note::Room, head)?;
+            self.note(id, what, head)?;
             self.told_head(head);
         }
         // What was not read yet will give room.
@@ -859,7 +874,7 @@ impl Link {
                 return Ok(true);
             }
             self.asked = wanted;
-            self.note(id, Use::Ask, Note::Ask, wanted)?;
+            self.note(id, Use::Ask, wanted)?;
         }
         Ok(false)
     }
@@ -882,17 +897,15 @@ impl Link {
         let slice = staging.slice(offset as usize, now as usize);
         let last = self.ahead + now == bytes;
         (self.sent, self.ahead) = if last { (end, 0) } else { (from, self.ahead + now) };
-        let work = Work {
+        let immediate = if last { self.immediate(id, Use::Frames, end)? } else { None };
+        let signalled = self.count(false);
+        self.post(Work {
             id: self.request_id(id, false),
             from: Some(slice),
             to: Some((target.address + offset, target.key)),
-            immediate: last.then_some((end / UNIT) as u32),
-            signalled: self.count(false),
-        };
-        if last {
-            self.window.sent(Use::Frames);
-        }
-        self.post(work)
+            immediate,
+            signalled,
+        })
     }
 }
 
@@ -914,18 +927,15 @@ mod tests {
 
     #[test]
     fn a_position_comes_back_from_its_low_bits() {
-        for base in [0, UNIT, (1 << 36) - UNIT, 1 << 36, (1 << 40) + 48] {
-            for ahead in [0, UNIT, 1 << 20, 64 << 20] {
-                let position = base + ahead;
-                assert_eq!(position_after(base, (position / UNIT) as u32, 32), position);
-                let note = Note::Ask.immediate(position);
-                assert_eq!(
-                    (position_after(base, note, NOTE_BITS), Note::read(note)),
-                    (position, Some(Note::Ask))
-                );
+        for base in [0, UNIT, (1 << 30) - UNIT, 1 << 30, (1 << 40) + 48] {
+            for ahead in [0, UNIT, 1 << 20, 64 << 20, RING_BYTES_MAX] {
+                for (ask, grants) in [(false, 0), (true, RECEIVES), (true, 0), (false, 1)] {
+                    let immediate = Immediate::new(base + ahead, ask, grants);
+                    assert_eq!(immediate.position_after(base), base + ahead);
+                    assert_eq!((immediate.asks(), immediate.grants()), (ask, grants));
+                }
             }
         }
-        assert_eq!(Note::read(3 << NOTE_BITS), None);
     }
 
     #[test]

@@ -4,15 +4,15 @@
 //!   requests at the peer:   FRAMES_MAX for frames │ 1 for an ask │ 1 for room │ 2 for grants
 //! ```
 //!
-//! The receiver grants [`GRANT`] at a time, after it has taken as many and posted new requests. An end sends the grants
-//! that it owes before anything else. So there is always one more request for a grant: an end that can send nothing
-//! has taken nothing that it had to grant for, or its peer owes it grants and can send them.
+//! The receiver grants what it took: with every message that it sends, and once it owes [`GRANT`], in a message for that
+//! alone. For this there is always a request: an end that can send nothing has taken little that it had to grant for, or
+//! its peer owes it grants and can send them.
 //!
 //! Invariant: `under_way` never exceeds the requests that the peer has posted: it is never found not ready.
 
 /// So many frames, or runs of frames, may be under way.
 pub(crate) const FRAMES_MAX: u32 = 12;
-/// So many are granted at once.
+/// So many are granted at the latest.
 pub(crate) const GRANT: u32 = FRAMES_MAX / 2;
 /// So many receive requests are posted.
 pub(crate) const RECEIVES: u32 = FRAMES_MAX + 4;
@@ -45,24 +45,20 @@ impl Window {
         self.under_way < most
     }
 
-    /// A message was sent.
-    pub(crate) fn sent(&mut self, what: Use) {
+    /// A message is sent. Returns how many it grants.
+    #[must_use]
+    pub(crate) fn sent(&mut self) -> u32 {
         self.under_way += 1;
-        if what == Use::Grant {
-            self.taken -= GRANT;
-        }
+        std::mem::take(&mut self.taken)
     }
 
-    /// A message of the peer's was taken, and a new request was posted for it. False if the peer grants what it can't
-    /// have taken.
+    /// A message of the peer's was taken. False if the peer grants what it can't have taken.
     #[must_use]
-    pub(crate) fn took(&mut self, grants: bool) -> bool {
+    pub(crate) fn took(&mut self, grants: u32) -> bool {
         self.taken += 1;
-        if grants {
-            match self.under_way.checked_sub(GRANT) {
-                Some(under_way) => self.under_way = under_way,
-                None => return false,
-            }
+        match self.under_way.checked_sub(grants) {
+            Some(under_way) => self.under_way = under_way,
+            None => return false,
         }
         true
     }
@@ -83,33 +79,32 @@ mod tests {
     #[derive(Default)]
     struct End {
         window: Window,
-        inbox: VecDeque<Use>,
+        /// For each message, whether it is frames, and what it grants.
+        inbox: VecDeque<(bool, u32)>,
         frames: u32,
         to_send: u32,
     }
 
-    /// An end does what it can: takes up to `most`, then sends, grants first.
+    /// An end does what it can: takes up to `most`, then sends, frames first.
     fn work(ends: &mut [End; 2], at: usize, most: usize) -> bool {
         let mut did = false;
         for _ in 0..most {
-            let Some(came) = ends[at].inbox.pop_front() else { break };
-            assert!(ends[at].window.took(came == Use::Grant));
-            ends[at].frames += u32::from(came == Use::Frames);
+            let Some((frames, grants)) = ends[at].inbox.pop_front() else { break };
+            assert!(ends[at].window.took(grants));
+            ends[at].frames += u32::from(frames);
             did = true;
         }
         loop {
             let end = &mut ends[at];
-            let what = if end.window.owes() && end.window.allows(Use::Grant) {
-                Use::Grant
-            } else if end.to_send > 0 && end.window.allows(Use::Frames) {
-                end.to_send -= 1;
-                Use::Frames
-            } else {
+            let frames = end.to_send > 0 && end.window.allows(Use::Frames);
+            let grant = end.window.owes() && end.window.allows(Use::Grant);
+            if !frames && !grant {
                 return did;
-            };
-            end.window.sent(what);
+            }
+            end.to_send -= u32::from(frames);
+            let grants = end.window.sent();
             let peer = &mut ends[1 - at].inbox;
-            peer.push_back(what);
+            peer.push_back((frames, grants));
             assert!(peer.len() as u32 <= RECEIVES, "the peer was found not ready");
             did = true;
         }
@@ -135,6 +130,6 @@ mod tests {
 
     #[test]
     fn a_grant_of_what_was_not_sent_is_noticed() {
-        assert!(!Window::default().took(true));
+        assert!(!Window::default().took(1));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Context, VerbsError, ffi};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -97,6 +98,42 @@ impl fmt::Debug for Status {
     }
 }
 
+/// Completions that were taken, in order.
+pub struct Batch {
+    /// The first `taken` were written.
+    entries: [MaybeUninit<ffi::ibv_wc>; BATCH],
+    next: usize,
+    taken: usize,
+}
+
+impl Batch {
+    /// Whether there may be more in the queue.
+    pub fn is_full(&self) -> bool {
+        self.taken == BATCH
+    }
+}
+
+impl Iterator for Batch {
+    type Item = Completion;
+
+    #[inline]
+    fn next(&mut self) -> Option<Completion> {
+        let entry = self.entries[..self.taken].get(self.next)?;
+        self.next += 1;
+        // SAFETY: the library has written as many as it counts.
+        let entry = unsafe { entry.assume_init_ref() };
+        let kind = match entry.opcode {
+            ffi::IBV_WC_RECV => Kind::Received,
+            ffi::IBV_WC_RECV_RDMA_WITH_IMM => Kind::Written,
+            _ => Kind::Sent,
+        };
+        // SAFETY: both variants are 32 bits; the value is ours only for the kinds that carry it.
+        let immediate = u32::from_be(unsafe { entry.__bindgen_anon_1.imm_data });
+        let status = Status(entry.status);
+        Some(Completion { id: entry.wr_id, queue_pair: entry.qp_num, status, kind, immediate })
+    }
+}
+
 impl Completions {
     /// A queue for up to `capacity` completions that have not been taken: as many as all requests that can be under
     /// way, because a queue that overflows is lost with all that
@@ -140,36 +177,25 @@ impl Completions {
         self.capacity
     }
 
-    /// Takes what is there, up to a batch, and calls `each` in order. Says how many there were.
+    /// Takes what is there, up to a batch.
     ///
     /// # Errors
     /// The device failed.
     #[inline]
-    pub fn poll(&self, mut each: impl FnMut(Completion)) -> Result<usize, VerbsError> {
-        let mut entries = [const { std::mem::MaybeUninit::<ffi::ibv_wc>::uninit() }; BATCH];
+    pub fn poll(&self) -> Result<Batch, VerbsError> {
+        let mut batch = Batch { entries: [const { MaybeUninit::uninit() }; BATCH], next: 0, taken: 0 };
         // SAFETY: the queue is alive; there is room for so many.
-        let taken =
-            unsafe { ffi::ibv_poll_cq(self.handle.as_ptr(), BATCH as i32, entries.as_mut_ptr().cast()) };
-        let Ok(taken) = usize::try_from(taken) else {
-            return Err(VerbsError::Call {
-                call: "ibv_poll_cq",
-                error: std::io::Error::from_raw_os_error(taken.abs()),
-            });
+        let taken = unsafe {
+            ffi::ibv_poll_cq(self.handle.as_ptr(), BATCH as i32, batch.entries.as_mut_ptr().cast())
         };
-        for entry in &entries[..taken] {
-            // SAFETY: the library has written as many as it counts.
-            let entry = unsafe { entry.assume_init_ref() };
-            let kind = match entry.opcode {
-                ffi::IBV_WC_RECV => Kind::Received,
-                ffi::IBV_WC_RECV_RDMA_WITH_IMM => Kind::Written,
-                _ => Kind::Sent,
-            };
-            // SAFETY: both variants are 32 bits; the value is ours only for the kinds that carry it.
-            let immediate = u32::from_be(unsafe { entry.__bindgen_anon_1.imm_data });
-            let status = Status(entry.status);
-            each(Completion { id: entry.wr_id, queue_pair: entry.qp_num, status, kind, immediate });
+        match usize::try_from(taken) {
+            Ok(taken) => batch.taken = taken.min(BATCH),
+            Err(_) => {
+                let error = std::io::Error::from_raw_os_error(taken.abs());
+                return Err(VerbsError::Call { call: "ibv_poll_cq", error });
+            }
         }
-        Ok(taken)
+        Ok(batch)
     }
 
     /// Makes the channel readable when the next completion comes. One that came before does not count, so poll once

@@ -1,27 +1,30 @@
 //! Messages there and back by SEND and RECV through the safe crate `ibverbs`: what a Rust program would use otherwise.
-//! Two threads, each with its own queue pair on the first device. Arguments: bytes of a message, how many, the entry of
-//! the address table. Prints one line of JSON: half round trips in nanoseconds, and messages a second.
+//! Two programs, each with its own queue pair on the first device: one listens and echoes, one connects and asks. They
+//! tell each other of their queue pairs over TCP. The one that connects prints one line of JSON: half round trips in
+//! nanoseconds, and messages a second.
 
 use std::error::Error;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-type Endpoint = ibverbs::QueuePairEndpoint;
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const SENT: u64 = 1;
 const RECEIVED: u64 = 2;
+const USAGE: &str = "usage: ibverbs-peer BYTES COUNT GID_INDEX listen|connect ADDRESS";
+
+/// Tells the other program something and hears as much.
+fn exchange(lines: &mut BufReader<TcpStream>, what: &str) -> Outcome<String> {
+    lines.get_mut().write_all(format!("{what}\n").as_bytes())?;
+    let mut line = String::new();
+    lines.read_line(&mut line)?;
+    Ok(line)
+}
 
 /// One end: sends first if it `asks`. Returns the half round trips.
-fn end(
-    asks: bool,
-    [bytes, count, gid]: [usize; 3],
-    say: &Sender<Endpoint>,
-    hear: &Receiver<Endpoint>,
-    ready: &Sender<()>,
-    other: &Receiver<()>,
-) -> Outcome<Vec<u64>> {
+fn end(asks: bool, [bytes, count, gid]: [usize; 3], other: TcpStream) -> Outcome<Vec<u64>> {
+    let mut other = BufReader::new(other);
     let devices = ibverbs::devices()?;
     let context = devices.get(0).ok_or("no RDMA device")?.open()?;
     let queue = context.create_cq(64, 0)?;
@@ -32,13 +35,12 @@ fn end(
         .set_max_send_wr(16)
         .set_max_recv_wr(16)
         .build()?;
-    say.send(builder.endpoint())?;
-    let mut pair = builder.handshake(hear.recv()?)?;
+    let theirs = exchange(&mut other, &serde_json::to_string(&builder.endpoint())?)?;
+    let mut pair = builder.handshake(serde_json::from_str(&theirs)?)?;
     let mut memory = domain.allocate::<u8>(2 * bytes)?;
     // SAFETY: memory and pair live until the last completion was taken, and nobody reads the bytes meanwhile.
     unsafe { pair.post_receive(&mut memory, ..bytes, RECEIVED)? };
-    ready.send(())?;
-    other.recv()?;
+    exchange(&mut other, "ready")?;
     let mut times = Vec::with_capacity(count);
     let mut completions = [ibverbs::ibv_wc::default(); 16];
     for _ in 0..count {
@@ -68,21 +70,24 @@ fn end(
         }
         times.push(start.elapsed().as_nanos() as u64 / 2);
     }
+    exchange(&mut other, "done")?;
     Ok(times)
 }
 
 fn main() -> Outcome<()> {
-    let arguments: Vec<usize> =
-        std::env::args().skip(1).map(|argument| argument.parse()).collect::<Result<_, _>>()?;
-    let arguments: [usize; 3] =
-        arguments.try_into().map_err(|_| "usage: ibverbs-peer BYTES COUNT GID_INDEX")?;
-    let ((a_says, b_hears), (b_says, a_hears)) = (channel(), channel());
-    let ((a_ready, b_waits), (b_ready, a_waits)) = (channel(), channel());
-    let echo = thread::spawn(move || end(false, arguments, &b_says, &b_hears, &b_ready, &b_waits));
-    let start = Instant::now();
-    let mut times = end(true, arguments, &a_says, &a_hears, &a_ready, &a_waits)?;
-    let messages_per_s = arguments[1] as f64 / start.elapsed().as_secs_f64();
-    echo.join().map_err(|_| "the echo ended")??;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [numbers @ .., role, address] = arguments.as_slice() else { return Err(USAGE.into()) };
+    let numbers: Vec<usize> = numbers.iter().map(|number| number.parse()).collect::<Result<_, _>>()?;
+    let numbers: [usize; 3] = numbers.try_into().map_err(|_| USAGE)?;
+    if role == "listen" {
+        let listener = TcpListener::bind(address)?;
+        println!("listening");
+        end(false, numbers, listener.accept()?.0)?;
+        return Ok(());
+    }
+    let other = TcpStream::connect(address)?;
+    let mut times = end(true, numbers, other)?;
+    let messages_per_s = numbers[1] as f64 * 1e9 / (2 * times.iter().sum::<u64>()) as f64;
     times.sort_unstable();
     let of = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     println!(
