@@ -15,7 +15,8 @@ use shard_runtime::rdma::{RDMA_VERSION, Rdma, RdmaEnd, RdmaError};
 use shard_runtime::remote::{End, RemoteKind, RemoteLink};
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
 use shard_runtime::verbs::{
-    Completions, Depth, DeviceError, Domain, QueuePair, Registration, Status, VerbsError, Wish, Work, choose,
+    Batch, Completions, Depth, DeviceError, Domain, QueuePair, Registration, Status, VerbsError, Wish, Work,
+    choose,
 };
 use shard_runtime::wake::{Bell, create_bell};
 use std::fs;
@@ -342,9 +343,9 @@ impl Wired {
     /// The status of the request numbered 1.
     fn status_of(&self, work: Work) -> Status {
         self.near.post(&[work]).unwrap();
-        let (start, mut status) = (Instant::now(), None);
+        let (start, mut status, mut batch) = (Instant::now(), None, Batch::default());
         while status.is_none() {
-            let mut batch = self.completions.poll().unwrap();
+            self.completions.poll(&mut batch).unwrap();
             status = batch.find(|completion| completion.id == 1).map(|completion| completion.status);
             assert!(start.elapsed() < PATIENCE, "no completion");
         }

@@ -2,7 +2,7 @@
 //!
 //! Each peer is two programs, inside of one guest or on two. Latencies are half round trips, as perftest reports them.
 //! The limit is `ib_write_lat` of the same size, or `ib_write_bw`; the ratio is ours to its of the same round, so a
-//! stream is better above 1 and a round trip below.
+//! stream is better above 1 and a round trip below. `bare` writes as many bytes as the frame has, without a ring.
 
 use crate::devices::address;
 use crate::measure::Measured;
@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const START: Duration = Duration::from_secs(30);
 /// Rounds that differ by more than this were not left alone.
 const STEADY: f64 = 2.0;
+/// The cores of the program that sends first and of the one that waits: wandering would drown differences.
+const CORES: [u32; 2] = [0, 1];
 /// Where the program that waits for the other listens.
 const PORT: u16 = 7100;
 
@@ -91,13 +93,13 @@ pub fn run(bed: &mut Bed, layout: Layout, json: bool, quick: bool) -> Result<()>
     let authority = Authority::new()?;
     guests.iter().try_for_each(|guest| authority.introduce(guest).map(drop))?;
     let (active, passive) = (guests.first().context("no guest")?, guests.last().context("no guest")?);
-    let (rounds, count) = if quick { (2, 500) } else { (7, 1000) };
+    let (rounds, count) = if quick { (2, 1000) } else { (7, 5000) };
     let ibverbs = ibverbs.as_deref();
     let bench = Bench { bed, passive, active, end: guests.len() as u8, ibverbs, count };
 
     let mut cases: Vec<Case> = vec![Case { peer: "control", pattern: RTT, size: 8 }];
     for size in SIZES {
-        for peer in ["ib_write_lat", "ib_send_lat", "ibverbs", "ring", "shardkit"] {
+        for peer in ["ib_write_lat", "ib_send_lat", "ibverbs", "bare", "ring", "shardkit"] {
             if peer != "ibverbs" || ibverbs.is_some() {
                 cases.push(Case { peer, pattern: RTT, size });
             }
@@ -147,9 +149,10 @@ impl Bench<'_> {
                 let command = Command::new(self.bed.agent()).args(["measure", "control", "--count", "20000"]);
                 line_of_json(&self.active.spawn(command)?.wait(TIMEOUT)?.ok()?.out)
             }
-            ("ring", pattern) => {
+            ("ring" | "bare", pattern) => {
+                let what = if case.peer == "bare" { "bare" } else { pattern };
                 let (command, at) =
-                    own(self.bed.agent(), &["measure", pattern, "--bytes", &size, "--count", &count]);
+                    own(self.bed.agent(), &["measure", what, "--bytes", &size, "--count", &count]);
                 self.pair(command.clone().args(["--listen", &at]), command.args(["--connect", &at]))
             }
             ("ibverbs", _) => {
@@ -177,9 +180,9 @@ impl Bench<'_> {
 
     /// Two programs, of which the one that connects prints the figures.
     fn pair(&self, listens: Command, connects: Command) -> Result<Measured> {
-        let mut passive = self.passive.spawn(listens)?;
+        let mut passive = self.passive.spawn(listens.pinned(CORES[1]))?;
         passive.line("listening", START)?;
-        let exit = self.active.spawn(connects)?.wait(TIMEOUT)?.ok()?;
+        let exit = self.active.spawn(connects.pinned(CORES[0]))?.wait(TIMEOUT)?.ok()?;
         passive.wait(TIMEOUT)?.ok()?;
         line_of_json(&exit.out)
     }
@@ -193,7 +196,11 @@ impl Bench<'_> {
             asker.extend(["--window", "64"]);
         }
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let plan = demo::Plan { asker: words(&[asker, common.clone()].concat()), echo: words(&common) };
+        let plan = demo::Plan {
+            asker: words(&[asker, common.clone()].concat()),
+            echo: words(&common),
+            cores: Some(CORES),
+        };
         let (passive, active) = (self.passive, self.active);
         let _echo = demo::start_echo(self.bed, passive, self.end, active.name(), Kind::Rdma, &plan)?;
         let asker = demo::start_asker(self.bed, active, self.end, passive.name(), Kind::Rdma, &plan)?;
@@ -210,8 +217,8 @@ impl Bench<'_> {
             "for i in 1 2 3 4 5 6 7 8; do sleep 0.5; {own} {} && exit 0; done; exit 1",
             address(self.end)
         );
-        let server = self.passive.spawn(Command::shell(own))?;
-        let exit = self.active.spawn(Command::shell(tries))?.wait(TIMEOUT)?.ok()?;
+        let server = self.passive.spawn(Command::shell(own).pinned(CORES[1]))?;
+        let exit = self.active.spawn(Command::shell(tries).pinned(CORES[0]))?.wait(TIMEOUT)?.ok()?;
         server.wait(TIMEOUT)?.ok()?;
         last_row(&exit.out).with_context(|| format!("{program} printed no figures:\n{}", exit.out.join("\n")))
     }

@@ -19,6 +19,8 @@ pub struct Plan {
     pub asker: Vec<String>,
     /// The same for the echoing one.
     pub echo: Vec<String>,
+    /// The cores of the asking and of the echoing one; any if none.
+    pub cores: Option<[u32; 2]>,
 }
 
 /// Starts the echoing shard on a guest, at the given end of the wire.
@@ -33,13 +35,12 @@ pub fn start_echo<'a>(
     kind: Kind,
     plan: &Plan,
 ) -> Result<Running<'a>> {
-    let mut echo = guest.spawn(
-        Command::new(bed.agent())
-            .arg("shard")
-            .args(["--listen", &format!("{}:{PORT}", address(end)), "--peer", peer])
-            .args(["--identity", "/run/soft-roce/identity", "--link", name(kind)])
-            .args(plan.echo.iter().cloned()),
-    )?;
+    let at = format!("{}:{PORT}", address(end));
+    let command = shard(bed, ["--listen", &at], peer, kind, &plan.echo);
+    let mut echo = guest.spawn(match plan.cores {
+        Some([_, core]) => command.pinned(core),
+        None => command,
+    })?;
     echo.line("listening", START)?;
     Ok(echo)
 }
@@ -56,13 +57,20 @@ pub fn start_asker<'a>(
     kind: Kind,
     plan: &Plan,
 ) -> Result<Running<'a>> {
-    guest.spawn(
-        Command::new(bed.agent())
-            .arg("shard")
-            .args(["--connect", &format!("{}:{PORT}", address(end)), "--peer", peer])
-            .args(["--identity", "/run/soft-roce/identity", "--link", name(kind)])
-            .args(plan.asker.iter().cloned()),
-    )
+    let at = format!("{}:{PORT}", address(end));
+    let command = shard(bed, ["--connect", &at], peer, kind, &plan.asker);
+    guest.spawn(match plan.cores {
+        Some([core, _]) => command.pinned(core),
+        None => command,
+    })
+}
+
+fn shard(bed: &Bed, at: [&str; 2], peer: &str, kind: Kind, more: &[String]) -> Command {
+    Command::new(bed.agent())
+        .arg("shard")
+        .args(at.into_iter().chain(["--peer", peer]))
+        .args(["--identity", "/run/soft-roce/identity", "--link", name(kind)])
+        .args(more.iter().cloned())
 }
 
 /// What the asking shard found.
@@ -96,7 +104,7 @@ pub fn run(bed: &Bed, kind: Kind, count: u64) -> Result<()> {
     authority.introduce(left)?;
     authority.introduce(right)?;
 
-    let plan = Plan { asker: vec!["--count".into(), count.to_string()], echo: Vec::new() };
+    let plan = Plan { asker: vec!["--count".into(), count.to_string()], ..Plan::default() };
     let _echo = start_echo(bed, right, 2, "left", kind, &plan)?;
     let asker = start_asker(bed, left, 2, "right", kind, &plan)?;
     let found = findings(asker.wait(RUN)?)?;

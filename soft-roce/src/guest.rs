@@ -142,7 +142,8 @@ impl Guest {
         qemu.args(["-display", "none", "-machine", "q35"]);
         match boot.acceleration {
             Acceleration::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
-            Acceleration::Emulated => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+            // Without ERMS: the string instructions that it advertises are emulated byte by byte.
+            Acceleration::Emulated => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-erms"]),
         };
         qemu.args(["-smp", &CORES.to_string(), "-m", &MEMORY_MB.to_string()]);
         qemu.arg("-kernel").arg(&boot.kernel.image).arg("-initrd").arg(&boot.kernel.initial_files);

@@ -7,13 +7,15 @@ use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use shard_runtime::frame::Header;
+use shard_runtime::frame::{FRAME_ALIGN, HEADER_BYTES, Header};
 use shard_runtime::id::{LinkId, PortId, SessionId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver};
 use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::rdma::{Rdma, RdmaEnd};
 use shard_runtime::ring::{Ring, RingError, RingReader, RingWriter, SendError};
-use shard_runtime::verbs::{Wish, choose};
+use shard_runtime::verbs::{
+    Batch, Completions, Depth, Domain, QueuePair, Registration, RemoteQueuePair, Status, Wish, Work, choose,
+};
 use shard_runtime::wake::{Bell, create_bell};
 use std::hint;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -35,6 +37,8 @@ pub enum What {
     Rtt,
     /// Messages one way, as many as go.
     Stream,
+    /// As `rtt`, by bare requests of our calls, without a ring: what the device costs for as many bytes as a frame has.
+    Bare,
     /// A word in shared memory, there and back: how steady the guest is.
     Control,
 }
@@ -224,6 +228,8 @@ pub fn run(arguments: &MeasureArguments) -> Result<()> {
         (What::Control, _) => control(arguments.count)?,
         (What::Rtt, Some(_)) => return echo(arguments, &payload),
         (What::Rtt, None) => ask(arguments, &payload)?,
+        (What::Bare, Some(_)) => return bare(arguments).map(drop),
+        (What::Bare, None) => bare(arguments)?,
         (What::Stream, Some(_)) => return take(arguments),
         (What::Stream, None) => stream(arguments, &payload)?,
     };
@@ -234,17 +240,24 @@ pub fn run(arguments: &MeasureArguments) -> Result<()> {
 fn ask(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {
     let mut other = Other::meet(arguments)?;
     let mut side = Side::connected(&mut other)?;
-    let mut times = Histogram::new_with_bounds(1, LONGEST_NS, 3)?;
-    let start = Instant::now();
+    // What is counted is counted afterwards.
+    let mut came = Vec::with_capacity(arguments.count as usize + 1);
+    came.push(Instant::now());
     for number in 0..arguments.count {
-        let sent = Instant::now();
         side.send(payload)?;
         side.until(|side| side.got > number)?;
-        times.saturating_record(sent.elapsed().as_nanos() as u64 / 2);
+        came.push(Instant::now());
     }
-    let took = start.elapsed();
     other.say(&())?;
-    Ok(summary(&times, arguments.count as f64 / took.as_secs_f64()))
+    round_trips(&came)
+}
+
+/// What came of round trips that began and ended at these times.
+fn round_trips(came: &[Instant]) -> Result<Measured> {
+    let mut times = Histogram::new_with_bounds(1, LONGEST_NS, 3)?;
+    came.windows(2).for_each(|two| times.saturating_record((two[1] - two[0]).as_nanos() as u64 / 2));
+    let took = came[came.len() - 1] - came[0];
+    Ok(summary(&times, (came.len() - 1) as f64 / took.as_secs_f64()))
 }
 
 fn echo(arguments: &MeasureArguments, payload: &[u8]) -> Result<()> {
@@ -256,6 +269,59 @@ fn echo(arguments: &MeasureArguments, payload: &[u8]) -> Result<()> {
         side.turn()?;
     }
     side.until_said(&mut other)
+}
+
+/// WRITE_WITH_IMM of a frame's bytes there and back: both programs.
+fn bare(arguments: &MeasureArguments) -> Result<Measured> {
+    const RECEIVED: u64 = 1;
+    const REQUESTS: u32 = 16;
+    let mut other = Other::meet(arguments)?;
+    let device = choose(&Wish::default())?;
+    let completions = Completions::new(device.context(), 2 * REQUESTS)?;
+    let domain = Domain::new(device.context())?;
+    let memory = Ring::create("bare", RING)?.map(true)?;
+    let registration = Registration::new(&domain, &memory, 0, RING, true)?;
+    let depth = Depth { send: REQUESTS, receive: REQUESTS };
+    let pair = QueuePair::new(&device, &domain, &completions, depth, 1)?;
+    pair.post_receives(RECEIVED, REQUESTS)?;
+    other.say(&(pair.local(), registration.address(), registration.remote_key()))?;
+    let (peer, address, key): (RemoteQueuePair, u64, u32) = other.hear()?;
+    pair.connect(&peer)?;
+    other.say(&())?;
+    other.hear::<()>()?;
+    let bytes = (HEADER_BYTES + arguments.bytes).next_multiple_of(FRAME_ALIGN as usize);
+    let frame = Work {
+        id: 0,
+        from: Some(registration.slice(0, bytes)),
+        to: Some((address, key)),
+        immediate: Some(0),
+        signalled: true,
+    };
+    let asks = arguments.connect.is_some();
+    let mut batch = Batch::default();
+    let mut times = vec![Instant::now()];
+    for _ in 0..arguments.count {
+        if asks {
+            pair.post(&[frame])?;
+        }
+        let mut came = false;
+        while !came {
+            completions.poll(&mut batch)?;
+            for completion in &mut batch {
+                ensure!(completion.status == Status::SUCCESS, "{}", completion.status);
+                came |= completion.id == RECEIVED;
+            }
+        }
+        pair.post_receives(RECEIVED, 1)?;
+        if !asks {
+            pair.post(&[frame])?;
+        }
+        times.push(Instant::now());
+    }
+    // Nobody takes a queue pair away that the other may still hear from.
+    other.say(&())?;
+    other.hear::<()>()?;
+    round_trips(&times)
 }
 
 fn stream(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {

@@ -152,7 +152,7 @@ fn mixed(suite: &Suite<'_>, guests: &[Guest]) -> Result<Vec<String>> {
 
 fn plan(count: u32, window: u32) -> demo::Plan {
     let asker = ["--count", &count.to_string(), "--window", &window.to_string(), "--bytes", "300"];
-    demo::Plan { asker: asker.map(str::to_owned).to_vec(), echo: Vec::new() }
+    demo::Plan { asker: asker.map(str::to_owned).to_vec(), ..demo::Plan::default() }
 }
 
 fn crosses(suite: &Suite<'_>, guests: &[Guest], kind: Kind) -> Result<Vec<String>> {

@@ -44,6 +44,14 @@ impl Command {
         self
     }
 
+    /// Runs it on one of the guest's cores only.
+    #[must_use]
+    pub fn pinned(mut self, core: u32) -> Self {
+        let program = std::mem::replace(&mut self.program, "taskset".to_owned());
+        self.arguments.splice(0..0, ["-c".to_owned(), core.to_string(), program]);
+        self
+    }
+
     /// The folder that it runs in.
     #[must_use]
     pub fn folder(mut self, folder: impl Into<String>) -> Self {

@@ -28,7 +28,7 @@ use crate::inbox::{Inbound, Inbox};
 use crate::outbox::{Outbound, Outbox};
 use crate::ring::{DATA_AT, Ring};
 use crate::verbs::{
-    Completion, Completions, Depth, Device, DeviceError, Domain, Kind, QueuePair, Registration,
+    Batch, Completion, Completions, Depth, Device, DeviceError, Domain, Kind, QueuePair, Registration,
     RemoteQueuePair, Status, VerbsError, Work,
 };
 use crate::wake::LINKS_MAX;
@@ -49,7 +49,7 @@ const RUN_BYTES_MAX: u64 = 64 << 10;
 const SENDS_MAX: u32 = 14;
 const SENDS: u32 = SENDS_MAX + 1;
 /// Every so many requests, one reports its success.
-const SIGNAL_EVERY: u32 = SENDS_MAX / 4;
+const SIGNAL_EVERY: u32 = SENDS_MAX / 2;
 // Software RoCE holds 32,767 completions in a queue: enough for all links that a shard can have.
 const _: () = assert!((SENDS + RECEIVES) as usize * LINKS_MAX <= 32_767);
 /// A queue pair that broke is drained within this time, or its device is gone.
@@ -393,9 +393,9 @@ impl Rdma {
                 drained |= drain(completion, &mut stashed);
             }
             let deadline = Instant::now() + DRAIN_TIMEOUT;
-            while !drained && Instant::now() < deadline {
-                let Ok(batch) = self.completions.poll() else { break };
-                batch.for_each(|completion| drained |= drain(completion, &mut stashed));
+            let mut batch = Batch::default();
+            while !drained && Instant::now() < deadline && self.completions.poll(&mut batch).is_ok() {
+                batch.by_ref().for_each(|completion| drained |= drain(completion, &mut stashed));
             }
             self.stashed = stashed;
         }
@@ -418,17 +418,14 @@ impl Rdma {
         self.broken.retain(|(broken, _)| *broken != id);
     }
 
-    /// Moves what there is, both ways, without waiting. True if frames came in, or room for what waits: a reason not to
-    /// sleep. The inbox knows which links to look at.
+    /// Moves what there is, both ways, without waiting. True if something came: a reason not to sleep. The inbox knows
+    /// which links to look at.
+    ///
+    /// What was published goes first, and what came is handed over last, so that nothing stands between the device and
+    /// the shard in either direction.
     #[inline]
     pub fn carry(&mut self, inbox: &mut Inbox, outbox: &mut Outbox) -> bool {
-        self.take_completions();
-        let mut news = !self.came.is_empty();
-        while let Some(id) = self.came.pop() {
-            if let Err(error) = self.hand_over(id, inbox) {
-                self.fail(id, error);
-            }
-        }
+        let mut news = false;
         let mut at = 0;
         while at < self.active.len() {
             let id = self.active[at];
@@ -444,6 +441,13 @@ impl Rdma {
                     self.fail(id, error);
                     at += 1;
                 }
+            }
+        }
+        news |= self.take_completions();
+        while let Some(id) = self.came.pop() {
+            news = true;
+            if let Err(error) = self.hand_over(id, inbox) {
+                self.fail(id, error);
             }
         }
         news
@@ -523,23 +527,29 @@ impl Rdma {
         }
     }
 
+    /// True if there were any.
     #[inline]
-    fn take_completions(&mut self) {
+    fn take_completions(&mut self) -> bool {
+        let mut any = false;
         while let Some(completion) = self.stashed.pop_front() {
+            any = true;
             self.complete(&completion);
         }
+        let mut batch = Batch::default();
         for _ in 0..BATCHES_MAX {
-            match self.completions.poll() {
-                Ok(batch) => {
-                    let is_last = !batch.is_full();
-                    batch.for_each(|completion| self.complete(&completion));
-                    if is_last {
-                        return;
-                    }
-                }
-                Err(error) => return self.fail_all(&error.to_string()),
+            if let Err(error) = self.completions.poll(&mut batch) {
+                self.fail_all(&error.to_string());
+                return true;
+            }
+            for completion in &mut batch {
+                any = true;
+                self.complete(&completion);
+            }
+            if !batch.is_full() {
+                break;
             }
         }
+        any
     }
 
     #[cold]
@@ -796,8 +806,7 @@ impl Link {
         Ok(())
     }
 
-    /// The immediate of the next message. With it goes all that is owed: first the requests are posted that the peer
-    /// may use then.
+    /// The immediate of the next message. With it go grants: first the requests are posted that the peer may use then.
     fn immediate(&mut self, id: LinkId, what: Use, position: u64) -> Result<Option<u32>, RdmaError> {
         let grants = self.window.sent();
         if grants > 0 {

@@ -4,16 +4,18 @@
 //!   requests at the peer:   FRAMES_MAX for frames │ 1 for an ask │ 1 for room │ 2 for grants
 //! ```
 //!
-//! The receiver grants what it took: with every message that it sends, and once it owes [`GRANT`], in a message for that
-//! alone. For this there is always a request: an end that can send nothing has taken little that it had to grant for, or
+//! The receiver grants what it took: along with what it sends, a few at a time, and once it owes [`GRANT`], in a message for
+//! that alone. For this there is always a request: an end that can send nothing has taken little that it had to grant for, or
 //! its peer owes it grants and can send them.
 //!
 //! Invariant: `under_way` never exceeds the requests that the peer has posted: it is never found not ready.
 
 /// So many frames, or runs of frames, may be under way.
 pub(crate) const FRAMES_MAX: u32 = 12;
-/// So many are granted at the latest.
-pub(crate) const GRANT: u32 = FRAMES_MAX / 2;
+/// So many are granted along with frames …
+const GRANT_ALONG: u32 = FRAMES_MAX / 4;
+/// … and so many at the latest.
+const GRANT: u32 = FRAMES_MAX / 2;
 /// So many receive requests are posted.
 pub(crate) const RECEIVES: u32 = FRAMES_MAX + 4;
 
@@ -49,7 +51,7 @@ impl Window {
     #[must_use]
     pub(crate) fn sent(&mut self) -> u32 {
         self.under_way += 1;
-        std::mem::take(&mut self.taken)
+        if self.taken < GRANT_ALONG { 0 } else { std::mem::take(&mut self.taken) }
     }
 
     /// A message of the peer's was taken. False if the peer grants what it can't have taken.

@@ -98,12 +98,19 @@ impl fmt::Debug for Status {
     }
 }
 
-/// Completions that were taken, in order.
+/// Room for completions, and those that were taken, in order.
 pub struct Batch {
     /// The first `taken` were written.
     entries: [MaybeUninit<ffi::ibv_wc>; BATCH],
     next: usize,
     taken: usize,
+}
+
+impl Default for Batch {
+    #[inline]
+    fn default() -> Self {
+        Self { entries: [const { MaybeUninit::uninit() }; BATCH], next: 0, taken: 0 }
+    }
 }
 
 impl Batch {
@@ -177,13 +184,13 @@ impl Completions {
         self.capacity
     }
 
-    /// Takes what is there, up to a batch.
+    /// Takes what is there into `batch`, as much as fits; what was in it is forgotten.
     ///
     /// # Errors
     /// The device failed.
     #[inline]
-    pub fn poll(&self) -> Result<Batch, VerbsError> {
-        let mut batch = Batch { entries: [const { MaybeUninit::uninit() }; BATCH], next: 0, taken: 0 };
+    pub fn poll(&self, batch: &mut Batch) -> Result<(), VerbsError> {
+        (batch.next, batch.taken) = (0, 0);
         // SAFETY: the queue is alive; there is room for so many.
         let taken = unsafe {
             ffi::ibv_poll_cq(self.handle.as_ptr(), BATCH as i32, batch.entries.as_mut_ptr().cast())
@@ -195,7 +202,7 @@ impl Completions {
                 return Err(VerbsError::Call { call: "ibv_poll_cq", error });
             }
         }
-        Ok(batch)
+        Ok(())
     }
 
     /// Makes the channel readable when the next completion comes. One that came before does not count, so poll once

@@ -20,7 +20,7 @@ mod library;
 mod queue_pair;
 mod registration;
 
-pub use completions::{Completion, Completions, Kind, Status};
+pub use completions::{Batch, Completion, Completions, Kind, Status};
 pub use device::{Context, Device, DeviceError, Wish, choose};
 pub use library::{Library, LoadError};
 pub use queue_pair::{Depth, QueuePair, RemoteQueuePair, Work};

@@ -43,23 +43,23 @@ fn end(asks: bool, [bytes, count, gid]: [usize; 3], other: TcpStream) -> Outcome
     exchange(&mut other, "ready")?;
     let mut times = Vec::with_capacity(count);
     let mut completions = [ibverbs::ibv_wc::default(); 16];
-    for _ in 0..count {
+    let (mut sent, mut received) = (0, 0);
+    for number in 1..=count {
         let start = Instant::now();
-        let (mut sent, mut received) = (false, false);
         if asks {
             // SAFETY: as above.
             unsafe { pair.post_send(&mut memory, bytes.., SENT)? };
         }
-        while !sent || !received {
+        while sent < number || received < number {
             for completion in queue.poll(&mut completions)? {
                 if let Some((status, _)) = completion.error() {
                     return Err(format!("a request failed: {status:?}").into());
                 }
                 if completion.wr_id() == SENT {
-                    sent = true;
+                    sent += 1;
                     continue;
                 }
-                received = true;
+                received += 1;
                 // SAFETY: as above.
                 unsafe { pair.post_receive(&mut memory, ..bytes, RECEIVED)? };
                 if !asks {
