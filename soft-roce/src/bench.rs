@@ -93,7 +93,7 @@ pub fn run(bed: &mut Bed, layout: Layout, json: bool, quick: bool) -> Result<()>
     let authority = Authority::new()?;
     guests.iter().try_for_each(|guest| authority.introduce(guest).map(drop))?;
     let (active, passive) = (guests.first().context("no guest")?, guests.last().context("no guest")?);
-    let (rounds, count) = if quick { (2, 1000) } else { (7, 5000) };
+    let (rounds, count) = if quick { (2, 1000) } else { (9, 2000) };
     let ibverbs = ibverbs.as_deref();
     let bench = Bench { bed, passive, active, end: guests.len() as u8, ibverbs, count };
 
@@ -230,7 +230,14 @@ fn line_of_json(lines: &[String]) -> Result<Measured> {
 
 /// The safe crate `ibverbs` wants more to be built than the workspace may: so its program is a package of its own.
 fn build_ibverbs_peer() -> Result<PathBuf> {
-    host::install_packages(&["cmake", "libclang-14-dev", "pkg-config", "libnl-3-dev", "libnl-route-3-dev"])?;
+    host::install_packages(&[
+        "cmake",
+        "libclang-14-dev",
+        "libibverbs-dev",
+        "pkg-config",
+        "libnl-3-dev",
+        "libnl-route-3-dev",
+    ])?;
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("ibverbs-peer");
     let target = std::env::current_dir()?.join("target/ibverbs-peer");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

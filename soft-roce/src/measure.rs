@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shard_runtime::frame::{FRAME_ALIGN, HEADER_BYTES, Header};
@@ -29,6 +30,7 @@ const RING: usize = 4 << 20;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const LONGEST_NS: u64 = 60_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(120);
+const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,6 +83,8 @@ struct Side {
     outbox: Outbox,
     rdma: Rdma,
     got: u64,
+    /// Sleeps while nothing comes: the device is software and works on these cores, too.
+    rests: bool,
 }
 
 struct Count<'a>(&'a mut u64, Option<RingError>);
@@ -105,7 +109,7 @@ impl Side {
         let ring = || -> Result<Ring> { Ok(Ring::new(Ring::create("ring", RING)?.map(true)?, RING)) };
         outbox.attach(LINK, Outbound::carried(RingWriter::new(ring()?), MESSAGE_BYTES_MAX));
         inbox.attach(LINK, Inbound::new(RingReader::vouched(ring()?), inbox.ringer(), MESSAGE_BYTES_MAX));
-        Ok(Self { inbox, outbox, rdma: Rdma::open(&choose(&Wish::default())?, 1)?, got: 0 })
+        Ok(Self { inbox, outbox, rdma: Rdma::open(&choose(&Wish::default())?, 1)?, got: 0, rests: false })
     }
 
     /// Connected to the other program's.
@@ -122,13 +126,14 @@ impl Side {
         Ok(side)
     }
 
-    /// One round: what a shard's loop does.
-    fn turn(&mut self) -> Result<()> {
+    /// One round: what a shard's loop does. True if something came.
+    fn turn(&mut self) -> Result<bool> {
+        let got = self.got;
         self.outbox.flush();
         while let Some(link) = self.outbox.take_published() {
             self.rdma.published(link);
         }
-        self.rdma.carry(&mut self.inbox, &mut self.outbox);
+        let news = self.rdma.carry(&mut self.inbox, &mut self.outbox);
         let mut count = Count(&mut self.got, None);
         self.inbox.poll(&mut count);
         if let Some(error) = count.1 {
@@ -136,6 +141,18 @@ impl Side {
         }
         if let Some((_, error)) = self.rdma.take_broken() {
             bail!("{error}");
+        }
+        Ok(news || self.got != got)
+    }
+
+    /// One round, and sleep if there is nothing to do.
+    fn step(&mut self) -> Result<()> {
+        if self.turn()? || !self.rests {
+            return Ok(());
+        }
+        self.rdma.arm()?;
+        if !self.turn()? {
+            poll(&mut [PollFd::new(&self.rdma, PollFlags::IN)], Some(&REST))?;
         }
         Ok(())
     }
@@ -145,7 +162,7 @@ impl Side {
         let start = Instant::now();
         let mut turns = 0u32;
         while !done(self) {
-            self.turn()?;
+            self.step()?;
             turns = turns.wrapping_add(1);
             ensure!(!turns.is_multiple_of(4096) || start.elapsed() < PATIENCE, "nothing comes any more");
         }
@@ -159,7 +176,7 @@ impl Side {
             if let Some(said) = other.heard()? {
                 return Ok(said);
             }
-            (0..64).try_for_each(|_| self.turn())?;
+            (0..64).try_for_each(|_| self.turn().map(drop))?;
             ensure!(start.elapsed() < PATIENCE, "the other program says nothing any more");
         }
     }
@@ -169,7 +186,7 @@ impl Side {
         loop {
             match self.outbox.send(LINK, header, payload) {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(SendError::Full)) => self.turn()?,
+                Some(Err(SendError::Full)) => self.step()?,
                 Some(Err(error)) => bail!("{error}"),
                 None => bail!("there is no link"),
             }
@@ -327,6 +344,7 @@ fn bare(arguments: &MeasureArguments) -> Result<Measured> {
 fn stream(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {
     let mut other = Other::meet(arguments)?;
     let mut side = Side::connected(&mut other)?;
+    side.rests = true;
     for _ in 0..arguments.count {
         side.send(payload)?;
         side.turn()?;
@@ -338,6 +356,7 @@ fn stream(arguments: &MeasureArguments, payload: &[u8]) -> Result<Measured> {
 fn take(arguments: &MeasureArguments) -> Result<()> {
     let mut other = Other::meet(arguments)?;
     let mut side = Side::connected(&mut other)?;
+    side.rests = true;
     side.until(|side| side.got > 0)?;
     let (start, first) = (Instant::now(), side.got);
     side.until(|side| side.got == arguments.count)?;
