@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use shard_composer::core::{CompositionId, Core, Effect, Event, RequestId};
 use shard_runtime::id::{ComponentId, PortId, SessionId};
 use shardkit::application::{
-    Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
+    After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -18,7 +18,7 @@ fn application(components: [(u32, u32); 5]) -> Application {
         name: format!("component-{at}"),
         program: Some(Program { path: "true".into(), args: vec![], env: vec![] }),
         capacity,
-        shards: Shards { warm, max: warm },
+        shards: Shards::between(warm, warm),
         needs: Needs::default(),
         wait: Wait::Park,
         tick_hz: None,
@@ -26,11 +26,12 @@ fn application(components: [(u32, u32); 5]) -> Application {
         outputs: (at < 4).then(|| to(at + 1)).into_iter().collect(),
         start_timeout_ms: 1_000,
         stop_timeout_ms: 1_000,
+        after: After::Return,
         config_json: "{}".into(),
     };
     let components = components.into_iter().enumerate().map(|(at, c)| component(at, c)).collect();
     let ids = (0..5).map(ComponentId).collect();
-    let compositions = vec![Composition { name: "all".into(), components: ids }];
+    let compositions = vec![Composition { name: "all".into(), components: ids, idle_timeout_ms: None }];
     Application { name: "bench".into(), components, compositions, embedder: None }
 }
 

@@ -1,6 +1,6 @@
 //! The composer as an embedding program uses it.
 
-use crate::core::{CompositionId, Refusal, SessionState, ShardState, WireEnd};
+use crate::core::{CompositionId, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
@@ -386,12 +386,9 @@ impl Composer {
         };
         inner.unlock(hub);
         match answer {
-            Ok(ready) => Ok(Session {
-                id: ready.session,
-                cold_shards: ready.cold_shards,
-                composer: self.clone(),
-                ended: false,
-            }),
+            Ok(ready) => {
+                Ok(Session { id: ready.session, tiers: ready.tiers, composer: self.clone(), ended: false })
+            }
             Err(refusal) => Err(self.refused(refusal)),
         }
     }
@@ -493,6 +490,17 @@ impl Composer {
         self.inner().pages().get(&shard).and_then(|page| page.descriptor.try_clone().ok())
     }
 
+    /// Lets a shard take no more sessions. It ends when those that it holds are over; what is left of them after `timeout`
+    /// ends with an error. False if there is no such shard.
+    pub fn drain(&self, shard: ShardId, timeout: Duration) -> bool {
+        let timeout_ns = timeout.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
+        let inner = self.inner();
+        let mut hub = inner.lock();
+        let there = hub.drain(shard, clock::now_ns() + timeout_ns);
+        inner.unlock(hub);
+        there
+    }
+
     /// Whether the composer has ended, by [`shut_down`](Self::shut_down) or because its launch helper died.
     pub fn is_finished(&self) -> bool {
         self.inner().lock().finished
@@ -511,7 +519,7 @@ impl Composer {
 /// [`Composer::shut_down`] to end it earlier.
 pub struct Session {
     id: SessionId,
-    cold_shards: u16,
+    tiers: Tiers,
     composer: Composer,
     ended: bool,
 }
@@ -522,9 +530,14 @@ impl Session {
         self.id
     }
 
-    /// How many of its shards had to be launched for it: 0 if all were warm.
+    /// From which tiers its shards came.
+    pub fn tiers(&self) -> Tiers {
+        self.tiers
+    }
+
+    /// How many of its shards had to be started for it: 0 if all were warm.
     pub fn cold_shards(&self) -> u16 {
-        self.cold_shards
+        self.tiers.started()
     }
 
     fn embed(&self) -> Result<&Embed, SendError> {

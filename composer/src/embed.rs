@@ -65,6 +65,10 @@ struct Pigeonhole {
     mail: VecDeque<Mail>,
     rejected: VecDeque<Rejected>,
     over: Option<Ending>,
+    /// When the embedding program last sent something, or took something.
+    used_ns: u64,
+    /// How long it may not.
+    idle_ns: Option<u64>,
 }
 
 /// What the endpoint hands messages to: one box for each session.
@@ -140,10 +144,26 @@ impl Embed {
         self.lock().endpoint.detach(link);
     }
 
-    pub(crate) fn open(&self, session: SessionId, composition: u16, routes: Vec<(ComponentId, LinkId)>) {
+    pub(crate) fn open(
+        &self,
+        session: SessionId,
+        composition: u16,
+        routes: Vec<(ComponentId, LinkId)>,
+        idle_ns: Option<u64>,
+    ) {
         let mut state = self.lock();
         state.endpoint.open(session, composition, routes.iter().copied());
-        state.boxes.boxes.insert(session, Pigeonhole::default());
+        let used_ns = if idle_ns.is_some() { clock::now_ns() } else { 0 };
+        state.boxes.boxes.insert(session, Pigeonhole { used_ns, idle_ns, ..Pigeonhole::default() });
+    }
+
+    /// The sessions that were not used for as long as they may be.
+    pub(crate) fn idle(&self) -> Vec<SessionId> {
+        let (state, now_ns) = (self.lock(), clock::now_ns());
+        let late = |of: &Pigeonhole| {
+            of.over.is_none() && of.idle_ns.is_some_and(|idle| now_ns.saturating_sub(of.used_ns) >= idle)
+        };
+        state.boxes.boxes.iter().filter(|(_, of)| late(of)).map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn close(&self, session: SessionId) {
@@ -182,6 +202,7 @@ impl Embed {
         value: &T,
     ) -> Result<(), SendError> {
         let mut state = self.lock();
+        state.use_session(session);
         let sent = state.endpoint.context().send(port, session, value);
         state.endpoint.context().flush();
         sent
@@ -194,6 +215,7 @@ impl Embed {
         value: &T,
     ) -> Result<CallId, SendError> {
         let mut state = self.lock();
+        state.use_session(session);
         let call = state.endpoint.context().call(port, session, value);
         state.endpoint.context().flush();
         call
@@ -206,6 +228,7 @@ impl Embed {
         value: &R,
     ) -> Result<(), SendError> {
         let mut state = self.lock();
+        state.use_session(mail.message().session());
         let sent = state.endpoint.context().answer(port, &mail.message(), value);
         state.endpoint.context().flush();
         sent
@@ -317,7 +340,22 @@ impl Embed {
     }
 }
 
+impl Pigeonhole {
+    /// The clock is read only for a session that may become idle.
+    fn touch(&mut self) {
+        if self.idle_ns.is_some() {
+            self.used_ns = clock::now_ns();
+        }
+    }
+}
+
 impl State {
+    fn use_session(&mut self, session: SessionId) {
+        if let Some(of) = self.boxes.boxes.get_mut(&session) {
+            of.touch();
+        }
+    }
+
     fn poll(&mut self) -> usize {
         if self.boxes.full {
             // A box is full: nothing more is taken until its holder has read.
@@ -340,6 +378,7 @@ impl State {
             return Some(Err(ReceiveError::Over(Ending::ByUser)));
         };
         if let Some(mail) = of.mail.pop_front() {
+            of.touch();
             return Some(Ok(mail));
         }
         if let Some(rejected) = of.rejected.pop_front() {

@@ -7,7 +7,7 @@
 //!
 //! Invariant: whoever gives the lock back has armed the control links, so that whatever comes wakes the clerk.
 
-use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, WireEnd};
+use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, Tiers, WireEnd};
 use crate::embed::Embed;
 use shard_runtime::clock;
 use shard_runtime::control::COMPOSER_LINK;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready {
     pub(crate) session: SessionId,
-    pub(crate) cold_shards: u16,
+    pub(crate) tiers: Tiers,
 }
 
 /// Why a session that was ready is over.
@@ -211,6 +211,13 @@ impl Hub {
         self.core.session(session).is_none()
     }
 
+    /// Lets a shard take no more sessions, and end by `deadline_ns` at the latest. False if there is no such shard.
+    pub(crate) fn drain(&mut self, shard: ShardId, deadline_ns: u64) -> bool {
+        let there = self.core.shard(shard).is_some();
+        self.handle(Event::Drain { shard, deadline_ns });
+        there
+    }
+
     fn carry_out(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -229,8 +236,8 @@ impl Hub {
         match effect {
             Effect::Open { session, shard } => self.open(session, shard),
             Effect::Close { session, shard } => self.close(session, shard),
-            Effect::SessionReady { request, session, cold_shards } => {
-                self.session_ready(request, session, cold_shards);
+            Effect::SessionReady { request, session, tiers } => {
+                self.session_ready(request, session, tiers);
             }
             Effect::RequestFailed { request, reason } => {
                 tracing::info!(?request, %reason, "request failed");
@@ -255,14 +262,16 @@ impl Hub {
         }
     }
 
-    fn session_ready(&mut self, request: RequestId, session: SessionId, cold_shards: u16) {
-        tracing::debug!(%session, cold_shards, "session ready");
+    fn session_ready(&mut self, request: RequestId, session: SessionId, tiers: Tiers) {
+        tracing::debug!(%session, %tiers, "session ready");
         if let Some(embed) = &self.embed {
             let composition = self.core.session(session).map_or(0, |view| view.composition.0);
             let routes = self.core.embedder_routes(session).map(|route| (route.component, route.link));
-            embed.open(session, composition, routes.collect());
+            let idle_ms = self.application.compositions[usize::from(composition)].idle_timeout_ms;
+            let idle_ns = idle_ms.map(|ms| ms.saturating_mul(1_000_000));
+            embed.open(session, composition, routes.collect(), idle_ns);
         }
-        self.answers.insert(request, Ok(Ready { session, cold_shards }));
+        self.answers.insert(request, Ok(Ready { session, tiers }));
         self.news = true;
     }
 

@@ -7,7 +7,7 @@
 //! `WireFailed` unless one of its ends is gone. No shard keeps the shell busy: one that sends more messages than the
 //! protocol has for it is killed.
 
-use crate::core::{Effect, End, Event, Exit, KillReason, WireEnd, WireId};
+use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::host::Cores;
 use crate::hub::{Hub, Slow, shard_of, slot};
@@ -107,6 +107,8 @@ pub(crate) struct Shell {
     embed_bell: Option<Region>,
     hub_bell: Region,
     cores: Cores,
+    /// Whether some composition lets its sessions end when nobody uses them.
+    has_idle_timeouts: bool,
 }
 
 /// What the shell is made of.
@@ -127,7 +129,9 @@ impl Shell {
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
+        let has_idle_timeouts = inner.application.compositions.iter().any(|c| c.idle_timeout_ms.is_some());
         Ok(Self {
+            has_idle_timeouts,
             inner,
             poll,
             slow,
@@ -173,10 +177,18 @@ impl Shell {
     }
 
     fn look_at_time(&mut self) {
+        self.look_for_idle_sessions();
         let due = self.inner.lock().core.next_deadline().is_some_and(|at| at <= clock::now_ns());
         if due {
             self.tell(Event::Tick);
             self.obey();
+        }
+    }
+
+    fn look_for_idle_sessions(&self) {
+        let Some(embed) = self.inner.embed.as_deref().filter(|_| self.has_idle_timeouts) else { return };
+        for session in embed.idle() {
+            self.tell(Event::SessionIdle { session });
         }
     }
 
@@ -201,6 +213,8 @@ impl Shell {
             Effect::Launch { shard, component } => self.launch(shard, component),
             Effect::Wire { wire, caller, callee } => self.wire(wire, [caller, callee]),
             Effect::Unwire { wire, at } => self.unwire(wire, at),
+            Effect::Freeze { shard } => self.freeze(shard, true),
+            Effect::Thaw { shard } => self.freeze(shard, false),
             Effect::Stop { shard } => self.stop(shard),
             Effect::Kill { shard, reason } => self.kill(shard, reason),
             Effect::Finished => self.inner.lock().finished = true,
@@ -290,7 +304,7 @@ impl Shell {
                         self.kill_now(shard);
                     }
                 }
-                self.tell(Event::Launched { shard, pid });
+                self.tell(Event::Launched { shard, pid, from: Tier::Cold });
             }
             FromLauncher::NotLaunched { shard, errno } => self.exited(shard, Exit::NotStarted(errno)),
             FromLauncher::Exited { shard, code, signal } => {
@@ -554,6 +568,15 @@ impl Shell {
     }
 
     // Ending.
+
+    /// Takes its processor from a shard, or gives it back.
+    fn freeze(&mut self, shard: ShardId, frozen: bool) {
+        let Some(pidfd) = self.shards.get(&shard).and_then(|entry| entry.pidfd.as_ref()) else { return };
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        tracing::debug!(%shard, component = self.name(shard), frozen, "freezer");
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(pidfd, signal);
+    }
 
     fn stop(&mut self, shard: ShardId) {
         if let Some(entry) = self.shards.get(&shard) {

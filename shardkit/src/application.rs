@@ -31,6 +31,10 @@ pub const TICK_HZ_MAX: f64 = 10_000.0;
 pub const SPIN_US_MAX: u32 = 1_000_000;
 /// How long a shard polls before it sleeps where the manifest says nothing, in microseconds.
 pub const SPIN_US_DEFAULT: u32 = 50;
+/// How long a shard that nobody needs may be idle where the manifest says nothing, in milliseconds.
+pub const SCALE_DOWN_DELAY_MS_DEFAULT: u64 = 10_000;
+/// The longest time that a session may be idle, in seconds.
+pub const IDLE_TIMEOUT_S_MAX: u64 = 30 * 86_400;
 /// The longest time that a shard may be given to start or to stop, in milliseconds.
 pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
 /// The smallest ring, in bytes.
@@ -81,6 +85,8 @@ pub struct Component {
     pub start_timeout_ms: u64,
     /// How long a shard may take to end after it was asked to, in milliseconds.
     pub stop_timeout_ms: u64,
+    /// What becomes of a shard when the last session that it holds is over.
+    pub after: After,
     /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
     pub config_json: String,
 }
@@ -104,6 +110,29 @@ pub struct Shards {
     pub warm: u32,
     /// Never more than this.
     pub max: u32,
+    /// Of those that nobody needs, so many are frozen before others end: they keep their memory and have no processor.
+    pub frozen: u32,
+    /// How long a shard that nobody needs may be idle before it is frozen or ends, in milliseconds.
+    pub scale_down_delay_ms: u64,
+}
+
+impl Shards {
+    /// From `warm` to `max`, none of them frozen, with the usual delay.
+    pub const fn between(warm: u32, max: u32) -> Self {
+        Self { warm, max, frozen: 0, scale_down_delay_ms: SCALE_DOWN_DELAY_MS_DEFAULT }
+    }
+}
+
+/// What becomes of a shard when the last session that it holds is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum After {
+    /// It waits for the next one. The default.
+    #[default]
+    Return,
+    /// It cleans up first; one that can't is not used again.
+    Scrub,
+    /// It ends, and another is started in its place.
+    Restart,
 }
 
 /// What one shard needs of its node.
@@ -180,6 +209,9 @@ pub struct Composition {
     /// Its components without the embedder: the entries and everything they call. Callers come before those
     /// whom they call where the calls have no cycle. Never empty.
     pub components: Vec<ComponentId>,
+    /// How long nobody may use a session before it ends, in milliseconds; `None` for ever. The embedding program uses a
+    /// session by sending to it and by taking what came.
+    pub idle_timeout_ms: Option<u64>,
 }
 
 impl Application {

@@ -81,7 +81,7 @@ fn every_key_arrives() {
     assert_eq!(program.args, ["physics", "--fast"]);
     assert_eq!(program.env, [("RUST_LOG".into(), "info".into()), ("A".into(), "1".into())]);
     assert_eq!(physics.capacity, 64);
-    assert_eq!(physics.shards, Shards { warm: 2, max: 4 });
+    assert_eq!(physics.shards, Shards::between(2, 4));
     let needs = Needs {
         cores: 1,
         memory_bytes: 64 << 20,
@@ -108,12 +108,12 @@ fn what_is_not_written_has_its_default() {
         "[application]\nname = 'a'\n[component.b]\nprogram = 'p'\nin.x = 'X'\n[component.c]\nprogram = 'p'\nwarm = 0\nout.y = 'b.x'",
     );
     let b = &application.components[0];
-    assert_eq!((b.capacity, b.shards, b.needs), (1, Shards { warm: 1, max: 1 }, Needs::default()));
+    assert_eq!((b.capacity, b.shards, b.needs), (1, Shards::between(1, 1), Needs::default()));
     assert_eq!((b.wait, b.tick_hz), (Wait::SpinThenPark { spin_us: 50 }, None));
     assert_eq!((b.start_timeout_ms, b.stop_timeout_ms, b.config_json.as_str()), (5000, 1000, "{}"));
     assert_eq!((b.inputs[0].message_bytes_max, b.inputs[0].reply.as_ref()), (64 << 10, None));
     let c = &application.components[1];
-    assert_eq!((c.shards, c.outputs[0].ring_bytes), (Shards { warm: 0, max: 1 }, 256 << 10));
+    assert_eq!((c.shards, c.outputs[0].ring_bytes), (Shards::between(0, 1), 256 << 10));
     assert_eq!(application.embedder, None);
 }
 
@@ -147,7 +147,7 @@ fn the_embedder_is_a_component_without_a_program() {
     assert_eq!(arena.embedder, Some(ComponentId(3)));
     let embedder = arena.component(ComponentId(3));
     assert_eq!((embedder.name.as_str(), &embedder.program), ("embedder", &None));
-    assert_eq!(embedder.shards, Shards { warm: 0, max: 0 });
+    assert_eq!(embedder.shards, Shards::between(0, 0));
     assert_eq!(embedder.outputs[0].to, [Destination { component: ComponentId(0), input: PortId(0) }]);
 }
 

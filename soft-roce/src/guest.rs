@@ -145,7 +145,9 @@ impl Guest {
             // Without ERMS: the string instructions that it advertises are emulated byte by byte. Without PCLMULQDQ: the
             // checksum of packets by it takes longer, emulated, than by a table, and from 80 bytes on that is most of a
             // short message's time.
-            Acceleration::Emulated => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-erms,-pclmulqdq"]),
+            Acceleration::Emulated => {
+                qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-erms,-pclmulqdq"])
+            }
         };
         qemu.args(["-smp", &CORES.to_string(), "-m", &MEMORY_MB.to_string()]);
         qemu.arg("-kernel").arg(&boot.kernel.image).arg("-initrd").arg(&boot.kernel.initial_files);

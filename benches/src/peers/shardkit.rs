@@ -14,7 +14,7 @@ use shard_runtime::region::Region;
 use shard_runtime::ring::{RingReader, RingWriter};
 use shard_runtime::stats::Stats;
 use shard_runtime::wake::{Bell, Ringer};
-use shardkit::application::{Component, Destination, Input, Needs, Output, Shards, Wait};
+use shardkit::application::{After, Component, Destination, Input, Needs, Output, Shards, Wait};
 use shardkit::prelude::*;
 use shardkit::{Endpoint, Result as HandlerResult};
 use std::os::fd::OwnedFd;
@@ -86,7 +86,7 @@ fn component<const N: usize>() -> Component {
         name: "blob".into(),
         program: None,
         capacity: 1,
-        shards: Shards { warm: 0, max: 1 },
+        shards: Shards::between(0, 1),
         needs: Needs::default(),
         wait: Wait::Spin,
         tick_hz: None,
@@ -94,6 +94,7 @@ fn component<const N: usize>() -> Component {
         outputs: vec![output],
         start_timeout_ms: 1,
         stop_timeout_ms: 1,
+        after: After::Return,
         config_json: "{}".into(),
     }
 }

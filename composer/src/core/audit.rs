@@ -56,7 +56,10 @@ impl Core {
             };
             ensure!(shard.class == class, "{id:?} is {:?} with {held} sessions", shard.class);
             ensure!(shard.takes_sessions() || shard.nodes.is_empty(), "{id:?} is {class:?} and in a cell");
-            ensure!(shard.takes_sessions() || held == 0, "{id:?} is {class:?} and holds a session");
+            ensure!(
+                shard.takes_sessions() || class == Class::Leaving || held == 0,
+                "{id:?} is {class:?} and holds a session"
+            );
             for (place, &member) in shard.holders.iter().enumerate() {
                 let m = &self.sessions.members[member as usize];
                 ensure!(
@@ -92,6 +95,14 @@ impl Core {
                 stock.open.len() == count(|s| s.class == Class::Open),
                 "{name}: open ones are miscounted"
             );
+            ensure!(
+                stock.frozen.len() == count(|s| s.class == Class::Frozen),
+                "{name}: frozen ones are miscounted"
+            );
+            ensure!(
+                stock.held as usize == all().map(|s| s.holders.len()).sum::<usize>(),
+                "{name}: sessions are miscounted"
+            );
             ensure!(stock.room == all().map(|s| s.room()).sum::<u32>(), "{name}: room is miscounted");
             let idle: Vec<u64> =
                 stock.idle.iter(&self.shards.table).map(|s| self.shards.get(s).idle_ns).collect();
@@ -108,7 +119,7 @@ impl Core {
             let members: Vec<_> = self.sessions.members(at).collect();
             let holds = |hold: Hold| members.iter().filter(|m| m.hold == hold).count();
             let gone = holds(Hold::Gone);
-            let levels = self.shape.compositions[usize::from(session.composition)].levels.len();
+            let levels = self.shape.compositions[usize::from(session.ask.composition)].levels.len();
             ensure!(members.len() == levels, "{id:?} has {} members of {levels}", members.len());
             ensure!(usize::from(session.held) + gone == levels, "{id:?} miscounts its shards");
             let fits = match session.state {
@@ -127,10 +138,14 @@ impl Core {
             for m in members.iter().filter(|m| m.hold != Hold::Gone) {
                 let shard = self.shards.get(m.shard);
                 ensure!(shard.in_use && shard.id == m.id, "{id:?} holds {:?}, which is gone", m.id);
-                ensure!(shard.takes_sessions(), "{id:?} holds {:?}, which takes no sessions", m.id);
+                ensure!(
+                    shard.takes_sessions() || shard.class == Class::Leaving,
+                    "{id:?} holds {:?}, which takes no sessions",
+                    m.id
+                );
             }
             let wired = session.state == SessionState::Wiring || session.state == SessionState::Closing;
-            ensure!(wired || self.is_set_wired(session.composition, at), "{id:?} is not wired");
+            ensure!(wired || self.is_set_wired(session.ask.composition, at), "{id:?} is not wired");
             in_use += 1;
             held += usize::from(session.held);
         }

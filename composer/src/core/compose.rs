@@ -30,7 +30,15 @@ impl Core {
         deadline_ns: u64,
         effects: &mut Vec<Effect>,
     ) {
-        let ask = Ask { request, composition: composition.0, arrived_ns: now_ns, deadline_ns };
+        let number = self.requests.next_number();
+        let ask = Ask {
+            request,
+            composition: composition.0,
+            arrived_ns: now_ns,
+            deadline_ns,
+            number,
+            opened_in_vain: 0,
+        };
         if let Err(reason) = self.admit(ask, effects) {
             effects.push(Effect::RequestFailed { request, reason });
         }
@@ -52,6 +60,16 @@ impl Core {
             self.claim_set(ask.arrived_ns, ask, effects);
             return Ok(());
         }
+        if first_in_line
+            && self.thaw_for(ask.arrived_ns, ask.composition, effects)
+            && self.find_set(ask.composition)
+        {
+            self.claim_set(ask.arrived_ns, ask, effects);
+            return Ok(());
+        }
+        if let Some(reason) = self.quarantine(ask.arrived_ns, ask.composition) {
+            return Err(reason);
+        }
         if ask.deadline_ns <= ask.arrived_ns {
             if first_in_line && self.missing_component(ask.composition).is_none() {
                 self.wire_for_next_time(ask.composition, effects);
@@ -62,7 +80,19 @@ impl Core {
             return Err(Refusal::TooManyWaiting);
         }
         self.requests.add(ask);
+        self.count_demand(ask.composition);
         Ok(())
+    }
+
+    /// Answers a request that waits with a refusal.
+    pub(super) fn refuse(&mut self, now_ns: u64, at: u32, reason: Refusal, effects: &mut Vec<Effect>) {
+        let request = self.requests.table[at as usize].ask.request;
+        effects.push(Effect::RequestFailed { request, reason });
+        let session = self.requests.table[at as usize].session;
+        self.requests.remove(at);
+        if let Some(session) = session {
+            self.forget(now_ns, session, effects);
+        }
     }
 
     /// Serves the requests that wait, in order of arrival. One that cannot be served holds up those for the same
@@ -86,14 +116,8 @@ impl Core {
             if deadline_ns > now_ns {
                 break;
             }
-            let Ask { request, composition, .. } = self.requests.table[at as usize].ask;
-            let reason = self.why_not(composition);
-            effects.push(Effect::RequestFailed { request, reason });
-            let session = self.requests.table[at as usize].session;
-            self.requests.remove(at);
-            if let Some(session) = session {
-                self.forget(now_ns, session, effects);
-            }
+            let reason = self.why_not(self.requests.table[at as usize].ask.composition);
+            self.refuse(now_ns, at, reason, effects);
         }
     }
 
@@ -393,7 +417,7 @@ impl Core {
     ) {
         let record = &self.sessions.table[session as usize];
         let id = shard_runtime::id::SessionId::new(session, record.generation);
-        let wires: Vec<u32> = self.wires_missing(record.composition, set).collect();
+        let wires: Vec<u32> = self.wires_missing(record.ask.composition, set).collect();
         if wires.is_empty() {
             // The search had gone on for SEARCH_STEPS_MAX before it came to this set.
             self.requests.remove(request);

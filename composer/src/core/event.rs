@@ -69,6 +69,68 @@ pub struct Route {
     pub link: LinkId,
 }
 
+/// How warm a shard was that a session got, or how a shard came into being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// It waited, wired.
+    Ready,
+    /// It was thawed: its memory was there, it had no processor.
+    Frozen,
+    /// A process that could become any of several components became it.
+    Generic,
+    /// It was forked from its component's zygote.
+    Zygote,
+    /// Its program was started.
+    Cold,
+}
+
+impl Tier {
+    /// All of them, the warmest first.
+    pub const ALL: [Tier; 5] = [Tier::Ready, Tier::Frozen, Tier::Generic, Tier::Zygote, Tier::Cold];
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tier::Ready => "ready",
+            Tier::Frozen => "frozen",
+            Tier::Generic => "generic",
+            Tier::Zygote => "zygote",
+            Tier::Cold => "cold",
+        })
+    }
+}
+
+/// How many shards of a session came from each tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiers([u16; Tier::ALL.len()]);
+
+impl Tiers {
+    /// How many came from `tier`.
+    pub fn of(self, tier: Tier) -> u16 {
+        self.0[tier as usize]
+    }
+
+    /// How many had to be started: 0 is a warm start.
+    pub fn started(self) -> u16 {
+        [Tier::Generic, Tier::Zygote, Tier::Cold].map(|tier| self.of(tier)).into_iter().sum()
+    }
+
+    pub(super) fn add(&mut self, tier: Tier) {
+        self.0[tier as usize] += 1;
+    }
+}
+
+impl fmt::Display for Tiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let some = Tier::ALL.into_iter().filter(|&tier| self.of(tier) > 0);
+        for (at, tier) in some.enumerate() {
+            write!(f, "{}{} {tier}", if at > 0 { ", " } else { "" }, self.of(tier))?;
+        }
+        Ok(())
+    }
+}
+
 /// How a shard ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -107,6 +169,8 @@ pub enum KillReason {
     Hung,
     /// It could not be wired to the embedder.
     NoEmbedder,
+    /// It could not clean up after a session.
+    ScrubFailed,
 }
 
 impl fmt::Display for KillReason {
@@ -118,6 +182,7 @@ impl fmt::Display for KillReason {
             KillReason::CloseTimeout => "did not answer when a session was closed",
             KillReason::Hung => "showed no heartbeat",
             KillReason::NoEmbedder => "could not be wired to the embedder",
+            KillReason::ScrubFailed => "could not clean up after a session",
         })
     }
 }
@@ -141,12 +206,36 @@ pub enum Event {
         /// Which session.
         session: SessionId,
     },
+    /// Nobody has used a session that is ready for as long as its composition allows. Any other id is ignored.
+    SessionIdle {
+        /// Which session.
+        session: SessionId,
+    },
+    /// A component is to have so many shards, within its floor and its ceiling.
+    Target {
+        /// Of which component.
+        component: ComponentId,
+        /// So many that take sessions.
+        ready: u32,
+        /// So many frozen ones at the most: what nobody needs is frozen before it is ended.
+        frozen: u32,
+    },
+    /// A shard is to take no more sessions, and to end when those that it holds are over: by themselves, or at the
+    /// deadline.
+    Drain {
+        /// Which shard.
+        shard: ShardId,
+        /// When the sessions that are left end with an error.
+        deadline_ns: u64,
+    },
     /// A shard's process exists.
     Launched {
         /// Which shard.
         shard: ShardId,
         /// Its process id, for people to read.
         pid: u32,
+        /// How it came into being.
+        from: Tier,
     },
     /// A shard has started up and can be wired.
     ShardReady {
@@ -191,6 +280,13 @@ pub enum Event {
     },
     /// A shard holds nothing of the session any more.
     Closed {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// A shard has let go of a session and could not clean up after it.
+    ScrubFailed {
         /// Which session.
         session: SessionId,
         /// Which shard.
@@ -244,6 +340,16 @@ pub enum Effect {
         /// Which shard.
         shard: ShardId,
     },
+    /// Take the processor away from a shard that holds no session; it keeps its memory and its wires. Has no answer.
+    Freeze {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Give it back. Has no answer: what was sent to the shard meanwhile waits for it.
+    Thaw {
+        /// Which shard.
+        shard: ShardId,
+    },
     /// Ask a shard to end. Answered by `ShardExited`.
     Stop {
         /// Which shard.
@@ -262,8 +368,8 @@ pub enum Effect {
         request: RequestId,
         /// The session.
         session: SessionId,
-        /// How many of its shards were not ready yet when the request came; 0 is a warm start.
-        cold_shards: u16,
+        /// From which tiers its shards came.
+        tiers: Tiers,
     },
     /// A request has come to nothing.
     RequestFailed {

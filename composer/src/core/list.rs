@@ -37,6 +37,10 @@ impl List {
         (self.first != NONE).then_some(self.first)
     }
 
+    pub(super) fn last(&self) -> Option<u32> {
+        (self.last != NONE).then_some(self.last)
+    }
+
     pub(super) fn len(&self) -> u32 {
         self.count
     }

@@ -20,6 +20,7 @@ mod compose;
 mod event;
 mod list;
 mod pool;
+mod record;
 mod refusal;
 mod requests;
 mod scale;
@@ -29,11 +30,14 @@ mod shards;
 mod view;
 mod wires;
 
-pub use event::{CompositionId, Effect, End, Event, Exit, KillReason, RequestId, Route, WireEnd, WireId};
+pub use event::{
+    CompositionId, Effect, End, Event, Exit, KillReason, RequestId, Route, Tier, Tiers, WireEnd, WireId,
+};
+pub use record::{COMPOSED_MAX, COMPOSED_SHARDS_MAX, Composed, DEEDS_MAX, Deed, Explanation, Record, Why};
 pub use refusal::{Death, Loss, Name, Refusal};
 pub use sessions::SessionState;
-pub use shards::ShardState;
-pub use view::{SessionView, ShardView};
+pub use shards::{ShardState, StartCost};
+pub use view::{PoolView, SessionView, ShardView};
 
 use cells::Cells;
 use requests::Requests;
@@ -62,12 +66,18 @@ pub const SEARCH_STEPS_MAX: u32 = 100_000;
 pub const OPEN_TIMEOUT_MS: u64 = 5_000;
 /// How long a shard may take to acknowledge the closing of a session, in milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
-/// How long a shard beyond the warm ones may be idle, in milliseconds.
-pub const IDLE_STOP_MS: u64 = 10_000;
+/// How many frozen shards of a component are kept at the most.
+pub const SHARDS_KEPT_MAX: u32 = 10_000;
 /// How long a component waits after its first shard that failed before it was ready, in milliseconds.
 pub const BACKOFF_MIN_MS: u64 = 100;
 /// How long it waits at most, in milliseconds; it doubles from one failure to the next.
 pub const BACKOFF_MAX_MS: u64 = 10_000;
+/// After so many failures in a row a component is quarantined.
+pub const QUARANTINE_AFTER_FAILURES: u32 = 8;
+/// How long a quarantined component is not tried, in milliseconds.
+pub const QUARANTINE_MS: u64 = 60_000;
+/// How often a session is composed again because a shard of it died while it was being opened.
+pub const OPEN_TRIES_MAX: u8 = 3;
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -85,6 +95,7 @@ pub struct Core {
     sessions: Sessions,
     requests: Requests,
     embedder_links_free: Vec<LinkId>,
+    records: record::Records,
     /// Whether shards have come or gone since the last look at what is to be launched.
     unsettled: bool,
     /// Memory that is used again and again: the set of shards in hand, the cell in hand, compositions in hand.
@@ -117,6 +128,7 @@ impl Core {
             sessions: Sessions::new(levels_max),
             requests: Requests::new(compositions.len()),
             embedder_links_free: (0..LINKS_MAX as u16).rev().map(LinkId).collect(),
+            records: record::Records::default(),
             unsettled: false,
             set: Vec::new(),
             scratch: Vec::new(),
@@ -136,10 +148,17 @@ impl Core {
             Event::SessionEnded { session } => self.session_ended(now_ns, session, effects),
             Event::Closed { session, shard } => self.closed(now_ns, session, shard, effects),
             Event::OpenRefused { session, shard } => self.open_refused(now_ns, session, shard, effects),
-            Event::Launched { shard, pid } => self.launched(shard, pid),
+            Event::Launched { shard, pid, from } => self.launched(shard, pid, from),
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
             Event::ShardExited { shard, how } => self.shard_exited(now_ns, shard, how, effects),
             Event::ShardHung { shard } => self.shard_hung(now_ns, shard, effects),
+            Event::SessionIdle { session } => self.session_idle(now_ns, session, effects),
+            Event::Target { component, ready, frozen } => self.set_target(now_ns, component, ready, frozen),
+            Event::Drain { shard, deadline_ns } => self.drain(now_ns, shard, deadline_ns, effects),
+            Event::ScrubFailed { session, shard } => {
+                self.closed(now_ns, session, shard, effects);
+                self.scrub_failed(now_ns, shard, effects);
+            }
             Event::Wired { wire } => self.wired(now_ns, wire, effects),
             Event::WireFailed { wire } => self.wire_failed(now_ns, wire, effects),
             Event::Start => self.start(),
@@ -150,7 +169,9 @@ impl Core {
             self.serve_waiting(now_ns, effects);
         }
         if std::mem::take(&mut self.unsettled) || self.requests.queued > 0 {
-            self.refill(now_ns, effects);
+            if self.refill(now_ns, effects) && self.requests.queued > 0 {
+                self.serve_waiting(now_ns, effects);
+            }
             self.finish(effects);
         }
     }
@@ -200,7 +221,7 @@ impl Core {
         }
         let idle: Vec<u32> =
             self.shards.iter().filter(|(_, s)| s.holders.is_empty()).map(|(at, _)| at).collect();
-        idle.into_iter().for_each(|at| self.stop(now_ns, at, effects));
+        idle.into_iter().for_each(|at| self.stop(now_ns, at, Why::ShutDown, effects));
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {

@@ -1,35 +1,145 @@
 //! The shards' lives: launched to keep the warm ones and to serve those who wait, lost, stopped, replaced.
 //!
-//! Invariant: a component has as many live shards as its `warm` says, or as those who wait need, or `max`; fewer
-//! only for as long as it backs off after shards that failed before they were ready.
+//! Invariant: a component has as many live shards as its target says, or as those who wait need, or `max`; fewer
+//! only for as long as it backs off after shards that failed before they were ready. One that goes on failing is
+//! quarantined: those who need it are told at once instead of waiting, and it is tried again now and then.
 
-use super::event::{Effect, Exit, KillReason};
-use super::refusal::{Death, Loss, Name};
-use super::shards::{Class, ShardState};
-use super::{BACKOFF_MAX_MS, BACKOFF_MIN_MS, Core, NS_PER_MS};
+use super::event::{Effect, Exit, KillReason, Tier};
+use super::record::{Deed, Why};
+use super::refusal::{Death, Loss, Name, Refusal};
+use super::shards::{Class, Shard, ShardState};
+use super::{
+    BACKOFF_MAX_MS, BACKOFF_MIN_MS, Core, NS_PER_MS, QUARANTINE_AFTER_FAILURES, QUARANTINE_MS,
+    SHARDS_KEPT_MAX,
+};
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 
 impl Core {
-    /// Launches what is missing.
-    pub(super) fn refill(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
+    /// Thaws and launches what is missing. True if something was thawed: it takes sessions at once.
+    pub(super) fn refill(&mut self, now_ns: u64, effects: &mut Vec<Effect>) -> bool {
+        let mut thawed = false;
         for component in 0..self.shape.components.len() as u16 {
-            while self.wants_launch(component) && self.shards.stock(component).retry_ns <= now_ns {
-                if !self.launch(now_ns, component, effects) {
+            while let Some(why) = self.lacks(component) {
+                if let Some(at) = self.shards.stock(component).frozen.last() {
+                    self.thaw(now_ns, at, why, effects);
+                    thawed = true;
+                } else if !self.may_launch(component)
+                    || self.shards.stock(component).retry_ns > now_ns
+                    || !self.launch(now_ns, component, why, effects)
+                {
                     break;
                 }
             }
         }
+        thawed
+    }
+
+    /// Why one more shard of a component is needed, if it is.
+    fn lacks(&self, component: u16) -> Option<Why> {
+        if !self.is_running() {
+            return None;
+        }
+        let stock = self.shards.stock(component);
+        if stock.live() < stock.target {
+            return Some(Why::Target { ready: stock.target });
+        }
+        let waiting = self.demand(component);
+        (self.supply(component) < waiting).then_some(Why::Waiting { requests: waiting as u32 })
+    }
+
+    fn may_launch(&self, component: u16) -> bool {
+        let (shape, stock) = (&self.shape.components[usize::from(component)], self.shards.stock(component));
+        (stock.shards.len() as u32) < shape.max
+            && (shape.embedder.is_none() || self.has_embedder_link())
+            // A component that fails to start is tried with one shard at a time.
+            && (stock.failures == 0 || stock.starting.is_empty())
     }
 
     /// Whether one more shard of a component is to be launched as soon as its back-off allows it.
     pub(super) fn wants_launch(&self, component: u16) -> bool {
-        let (shape, stock) = (&self.shape.components[usize::from(component)], self.shards.stock(component));
-        let may = self.is_running()
-            && (stock.shards.len() as u32) < shape.max
-            && (shape.embedder.is_none() || self.has_embedder_link())
-            // A component that fails to start is tried with one shard at a time.
-            && (stock.failures == 0 || stock.starting.is_empty());
-        may && (stock.live() < shape.warm || self.supply(component) < self.demand(component))
+        self.may_launch(component) && self.lacks(component).is_some()
+    }
+
+    /// Gives a frozen shard its processor back. It takes sessions from now on.
+    fn thaw(&mut self, now_ns: u64, at: u32, why: Why, effects: &mut Vec<Effect>) {
+        let shard = self.shards.get(at).id;
+        effects.push(Effect::Thaw { shard });
+        self.shards.thaw(at, now_ns);
+        self.note(now_ns, at, Deed::Thawed(why));
+        self.join(at, effects);
+    }
+
+    /// Takes the processor from an idle shard; its cells go, its wires stay.
+    pub(super) fn freeze(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+        let idle_ns = now_ns.saturating_sub(self.shards.get(at).idle_ns);
+        self.leave(now_ns, at, Class::Frozen);
+        effects.push(Effect::Freeze { shard: self.shards.get(at).id });
+        self.note(now_ns, at, Deed::Frozen(Why::Idle { for_ns: idle_ns }));
+    }
+
+    /// Thaws what it takes to serve a session of a composition now. True if every component then has room.
+    pub(super) fn thaw_for(&mut self, now_ns: u64, composition: u16, effects: &mut Vec<Effect>) -> bool {
+        let levels = |core: &Self| core.shape.compositions[usize::from(composition)].levels.len();
+        let component = |core: &Self, level: usize| {
+            core.shape.compositions[usize::from(composition)].levels[level].component
+        };
+        let can =
+            |core: &Self, c: u16| core.shards.stock(c).has_room() || !core.shards.stock(c).frozen.is_empty();
+        if !self.is_running() || !(0..levels(self)).all(|level| can(self, component(self, level))) {
+            return false;
+        }
+        for level in 0..levels(self) {
+            let component = component(self, level);
+            let stock = self.shards.stock(component);
+            if !stock.has_room()
+                && let Some(at) = stock.frozen.last()
+            {
+                self.thaw(now_ns, at, Why::Waiting { requests: 1 }, effects);
+            }
+        }
+        true
+    }
+
+    /// A component is to have so many shards.
+    pub(super) fn set_target(&mut self, now_ns: u64, component: ComponentId, ready: u32, frozen: u32) {
+        let Some(shape) = self.shape.components.get(usize::from(component.0)) else { return };
+        let ready = ready.clamp(shape.warm, shape.max.max(shape.warm));
+        let frozen = frozen.min(shape.max.min(SHARDS_KEPT_MAX));
+        let stock = self.shards.stock_mut(component.0);
+        if (stock.target, stock.frozen_target) != (ready, frozen) {
+            let before = stock.target;
+            (stock.target, stock.frozen_target) = (ready, frozen);
+            self.note_component(now_ns, component.0, Deed::Target { before, ready, frozen });
+        }
+        self.unsettled = true;
+    }
+
+    /// The most places that were held or wanted at a time since this was last asked, by component.
+    pub fn take_demand(&mut self, into: &mut Vec<u32>) {
+        into.clear();
+        for component in 0..self.shape.components.len() as u16 {
+            let waiting = self.waiting_for(component);
+            let stock = self.shards.stock_mut(component);
+            let now = stock.held.saturating_add(waiting);
+            into.push(stock.peak.max(now));
+            stock.peak = now;
+        }
+    }
+
+    /// How many requests in the queues need a place of this component.
+    fn waiting_for(&self, component: u16) -> u32 {
+        let compositions = &self.shape.components[usize::from(component)].compositions;
+        compositions.iter().map(|&(c, _)| self.requests.queues[usize::from(c)].len()).sum()
+    }
+
+    /// Notes what those who wait make of the demand.
+    pub(super) fn count_demand(&mut self, composition: u16) {
+        for level in 0..self.shape.compositions[usize::from(composition)].levels.len() {
+            let component = self.shape.compositions[usize::from(composition)].levels[level].component;
+            let waiting = self.waiting_for(component);
+            let stock = self.shards.stock_mut(component);
+            stock.peak = stock.peak.max(stock.held.saturating_add(waiting));
+        }
     }
 
     /// The places that the shards of a component have, or will have once they have started.
@@ -64,9 +174,10 @@ impl Core {
         levels.iter().map(|l| at_most(l.component)).min().unwrap_or(0)
     }
 
-    pub(super) fn launched(&mut self, id: ShardId, pid: u32) {
+    pub(super) fn launched(&mut self, id: ShardId, pid: u32, from: Tier) {
         if let Some(at) = self.shards.find(id) {
-            self.shards.get_mut(at).pid = pid;
+            let shard = self.shards.get_mut(at);
+            (shard.pid, shard.from) = (pid, from);
         }
     }
 
@@ -90,10 +201,19 @@ impl Core {
         }
         self.shards.set_timer(at, u64::MAX);
         self.shards.become_ready(at, now_ns);
-        let component = self.shards.get(at).component;
+        let Shard { component, from, launched_ns, .. } = *self.shards.get(at);
         let stock = self.shards.stock_mut(component);
         stock.failures = 0;
         stock.last_failure = None;
+        let took_ns = now_ns.saturating_sub(launched_ns);
+        stock.costs[from as usize].add(took_ns);
+        self.note(now_ns, at, Deed::Ready { from, took_ns });
+        self.join(at, effects);
+    }
+
+    /// A shard that takes sessions takes part in cells.
+    fn join(&mut self, at: u32, effects: &mut Vec<Effect>) {
+        let component = self.shards.get(at).component;
         for n in 0..self.shape.components[usize::from(component)].compositions.len() {
             let (composition, _) = self.shape.components[usize::from(component)].compositions[n];
             self.show_spare(composition, at);
@@ -114,10 +234,12 @@ impl Core {
 
     pub(super) fn shard_exited(&mut self, now_ns: u64, id: ShardId, how: Exit, effects: &mut Vec<Effect>) {
         let Some(at) = self.shards.find(id) else { return };
-        if self.shards.get(at).class == Class::Starting {
-            self.back_off(now_ns, at, Death::Exited(how));
+        self.note(now_ns, at, Deed::Exited(how));
+        let started = self.shards.get(at).class != Class::Starting;
+        self.leave(now_ns, at, Class::Ending);
+        if !started {
+            self.back_off(now_ns, at, Death::Exited(how), effects);
         }
-        self.leave(now_ns, at);
         let loss = Loss::ShardLost { shard: id, component: self.name_of(at), how: Death::Exited(how) };
         self.lose_sessions(now_ns, at, &loss, effects);
         self.unwire_all(now_ns, at, effects);
@@ -130,13 +252,19 @@ impl Core {
     }
 
     /// Asks a shard that holds no session to end.
-    pub(super) fn stop(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
-        if self.is_draining(at) {
+    pub(super) fn stop(&mut self, now_ns: u64, at: u32, why: Why, effects: &mut Vec<Effect>) {
+        if self.shards.get(at).class == Class::Ending {
             return;
         }
-        self.leave(now_ns, at);
+        let was_frozen = self.shards.get(at).class == Class::Frozen;
+        self.leave(now_ns, at, Class::Ending);
+        self.note(now_ns, at, Deed::Stopped(why));
         let shard = self.shards.get(at);
         assert!(shard.holders.is_empty(), "a shard that holds a session is not stopped");
+        if was_frozen {
+            // It can't hear that it is to end.
+            effects.push(Effect::Thaw { shard: shard.id });
+        }
         effects.push(Effect::Stop { shard: shard.id });
         let timeout_ns = self.shape.components[usize::from(shard.component)].stop_timeout_ns;
         self.shards.set_timer(at, now_ns.saturating_add(timeout_ns));
@@ -147,17 +275,67 @@ impl Core {
         if self.shards.get(at).killed.is_some() {
             return;
         }
-        if self.shards.get(at).class == Class::Starting {
-            self.back_off(now_ns, at, Death::Killed(reason));
-        }
+        self.note(now_ns, at, Deed::Killed(reason));
+        let started = self.shards.get(at).class != Class::Starting;
         self.shards.get_mut(at).killed = Some(reason);
         self.shards.set_timer(at, u64::MAX);
-        self.leave(now_ns, at);
+        self.leave(now_ns, at, Class::Ending);
+        if !started {
+            self.back_off(now_ns, at, Death::Killed(reason), effects);
+        }
         let shard = self.shards.get(at).id;
         effects.push(Effect::Kill { shard, reason });
         let loss = Loss::ShardLost { shard, component: self.name_of(at), how: Death::Killed(reason) };
         self.lose_sessions(now_ns, at, &loss, effects);
         self.form_cells_of(at, effects);
+    }
+
+    /// Lets a shard take no more sessions, and end when those that it holds are over.
+    pub(super) fn drain(&mut self, now_ns: u64, id: ShardId, deadline_ns: u64, effects: &mut Vec<Effect>) {
+        let Some(at) = self.shards.find(id) else { return };
+        if self.shards.get(at).state() == ShardState::Draining {
+            return;
+        }
+        if self.shards.get(at).holders.is_empty() {
+            return self.stop(now_ns, at, Why::Drained, effects);
+        }
+        self.leave(now_ns, at, Class::Leaving);
+        self.note(now_ns, at, Deed::Draining);
+        self.shards.set_timer(at, deadline_ns);
+        self.form_cells_of(at, effects);
+    }
+
+    /// A drained shard's deadline has come: what it still holds ends.
+    fn end_drain(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+        self.shards.set_timer(at, u64::MAX);
+        let loss = Loss::Drained { shard: self.shards.get(at).id, component: self.name_of(at) };
+        let members = self.shards.get(at).holders.clone();
+        for session in members.into_iter().map(|member| self.sessions.session_of(member)).collect::<Vec<_>>()
+        {
+            self.lose(now_ns, session, &loss, effects);
+        }
+    }
+
+    /// A shard could not clean up after a session: nobody gets it again.
+    pub(super) fn scrub_failed(&mut self, now_ns: u64, id: ShardId, effects: &mut Vec<Effect>) {
+        if let Some(at) = self.shards.find(id) {
+            self.kill(now_ns, at, KillReason::ScrubFailed, effects);
+        }
+    }
+
+    /// A shard holds no session any more: it may have had its turn.
+    pub(super) fn emptied(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+        let shard = self.shards.get(at);
+        if shard.class == Class::Leaving {
+            self.stop(now_ns, at, Why::Drained, effects);
+        } else if self.is_ending() {
+            self.stop(now_ns, at, Why::ShutDown, effects);
+        } else if shard.used
+            && shard.class == Class::Idle
+            && self.shape.components[usize::from(shard.component)].restarts
+        {
+            self.stop(now_ns, at, Why::Restart, effects);
+        }
     }
 
     /// Kills the shards that have not started, or not ended, in time.
@@ -166,33 +344,34 @@ impl Core {
             if at_ns > now_ns {
                 break;
             }
+            if self.shards.get(at).class == Class::Leaving {
+                self.end_drain(now_ns, at, effects);
+                continue;
+            }
             let starts = self.shards.get(at).state() == ShardState::Launching;
             let reason = if starts { KillReason::StartTimeout } else { KillReason::StopTimeout };
             self.kill(now_ns, at, reason, effects);
         }
     }
 
-    fn is_draining(&self, shard: u32) -> bool {
-        self.shards.get(shard).state() == ShardState::Draining
-    }
-
     pub(super) fn name_of(&self, at: u32) -> Name {
         self.shape.components[usize::from(self.shards.get(at).component)].name.clone()
     }
 
-    fn launch(&mut self, now_ns: u64, component: u16, effects: &mut Vec<Effect>) -> bool {
+    fn launch(&mut self, now_ns: u64, component: u16, why: Why, effects: &mut Vec<Effect>) -> bool {
         let shape = &self.shape.components[usize::from(component)];
         let link = shape.embedder.and_then(|_| self.take_embedder_link());
         let shape = &self.shape.components[usize::from(component)];
         let Some(at) = self.shards.add(component, shape.capacity, link, now_ns) else { return false };
         self.shards.set_timer(at, now_ns.saturating_add(shape.start_timeout_ns));
         effects.push(Effect::Launch { shard: self.shards.get(at).id, component: ComponentId(component) });
+        self.note(now_ns, at, Deed::Launched(why));
         true
     }
 
     /// Takes a shard out of everything that new sessions are made from.
-    fn leave(&mut self, now_ns: u64, at: u32) {
-        if self.is_draining(at) {
+    fn leave(&mut self, now_ns: u64, at: u32, class: Class) {
+        if self.shards.get(at).class == Class::Ending {
             return;
         }
         self.dissolve_cells(at);
@@ -202,7 +381,7 @@ impl Core {
                 self.spare[usize::from(composition)][level].remove(&(free, at));
             }
         }
-        self.shards.become_ending(at, now_ns);
+        self.shards.depart(at, class, now_ns);
         self.unsettled = true;
     }
 
@@ -217,14 +396,50 @@ impl Core {
 
     /// A shard has failed before it was ready: its component waits twice as long as the last time. Shards that
     /// were launched together count once.
-    fn back_off(&mut self, now_ns: u64, at: u32, how: Death) {
-        let launched_ns = self.shards.get(at).launched_ns;
-        let stock = self.shards.stock_mut(self.shards.get(at).component);
+    fn back_off(&mut self, now_ns: u64, at: u32, how: Death, effects: &mut Vec<Effect>) {
+        let Shard { launched_ns, component, .. } = *self.shards.get(at);
+        let stock = self.shards.stock_mut(component);
         stock.last_failure = Some(how);
-        if launched_ns >= stock.retry_ns {
-            let backoff_ms = (BACKOFF_MIN_MS << stock.failures.min(16)).min(BACKOFF_MAX_MS);
-            stock.failures = stock.failures.saturating_add(1);
-            stock.retry_ns = now_ns.saturating_add(backoff_ms * NS_PER_MS);
+        if launched_ns < stock.retry_ns {
+            return;
+        }
+        stock.failures = stock.failures.saturating_add(1);
+        let quarantined = stock.failures >= QUARANTINE_AFTER_FAILURES;
+        let backoff_ms = (BACKOFF_MIN_MS << (stock.failures - 1).min(16)).min(BACKOFF_MAX_MS);
+        let pause_ms = if quarantined { QUARANTINE_MS } else { backoff_ms };
+        stock.retry_ns = now_ns.saturating_add(pause_ms * NS_PER_MS);
+        if quarantined {
+            self.note_component(now_ns, component, Deed::Quarantined(how));
+            self.refuse_for_quarantine(now_ns, component, effects);
+        }
+    }
+
+    /// Why a composition can't be had for a while, if a component of it goes on failing and none of its shards has room.
+    pub(super) fn quarantine(&self, now_ns: u64, composition: u16) -> Option<Refusal> {
+        let levels = &self.shape.compositions[usize::from(composition)].levels;
+        levels.iter().map(|l| l.component).find_map(|component| {
+            let stock = self.shards.stock(component);
+            let shut = stock.failures >= QUARANTINE_AFTER_FAILURES
+                && stock.live() == 0
+                && stock.frozen.is_empty()
+                && now_ns < stock.retry_ns;
+            shut.then(|| Refusal::Quarantined {
+                component: self.shape.components[usize::from(component)].name.clone(),
+                failures: stock.failures,
+                how: stock.last_failure.expect("a component that fails has a last failure"),
+                for_ms: (stock.retry_ns - now_ns).div_ceil(NS_PER_MS),
+            })
+        })
+    }
+
+    /// Tells those who wait for a component that was just quarantined.
+    fn refuse_for_quarantine(&mut self, now_ns: u64, component: u16, effects: &mut Vec<Effect>) {
+        for n in 0..self.shape.components[usize::from(component)].compositions.len() {
+            let (composition, _) = self.shape.components[usize::from(component)].compositions[n];
+            let Some(reason) = self.quarantine(now_ns, composition) else { continue };
+            while let Some((_, request)) = self.requests.head(usize::from(composition)) {
+                self.refuse(now_ns, request, reason.clone(), effects);
+            }
         }
     }
 

@@ -31,6 +31,21 @@ pub enum Refusal {
         /// How its last shard that never became ready ended, if it fails to start.
         failing: Option<Death>,
     },
+    /// A component goes on failing to start.
+    #[error(
+        "{component} is quarantined: {failures} of its shards in a row did not come up, and the last one {how}; \
+         mend it, or wait {for_ms} ms until it is tried again"
+    )]
+    Quarantined {
+        /// The component.
+        component: Name,
+        /// How many failed, one after the other.
+        failures: u32,
+        /// How the last one ended.
+        how: Death,
+        /// How long it is not tried.
+        for_ms: u64,
+    },
     /// The shards were there, but not wired to each other before the deadline.
     #[error("the shards of {composition} were not wired to each other before the deadline; ask again")]
     NotWired {
@@ -78,6 +93,19 @@ pub enum Loss {
         /// How it ended.
         how: Death,
     },
+    /// One of its shards was drained, and its deadline came.
+    #[error("shard {shard} of {component} was drained and its deadline came; ask for a new session")]
+    Drained {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which component.
+        component: Name,
+    },
+    /// Nobody used it for as long as its composition allows.
+    #[error(
+        "the session was idle for too long; ask for a new one, or raise the composition's `idle_timeout_s`"
+    )]
+    Idle,
     /// The composer is shutting down.
     #[error("the composer is shutting down")]
     ShuttingDown,

@@ -15,6 +15,10 @@ pub(super) struct Ask {
     pub(super) composition: u16,
     pub(super) arrived_ns: u64,
     pub(super) deadline_ns: u64,
+    /// The order of arrival; 0 before it is known.
+    pub(super) number: u64,
+    /// How often a session was opened for it in vain.
+    pub(super) opened_in_vain: u8,
 }
 
 #[derive(Debug)]
@@ -22,8 +26,6 @@ pub(super) struct Request {
     pub(super) ask: Ask,
     /// The session that is being wired for it.
     pub(super) session: Option<u32>,
-    /// The order of arrival.
-    number: u64,
     failed_tries: u8,
     links: Links,
 }
@@ -71,20 +73,34 @@ impl Requests {
         self.count() >= WAITING_MAX
     }
 
-    /// A new request, at the end of its queue.
+    /// The next place in the order of arrival.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// A request, where it belongs in its queue: behind those that came before.
     pub(super) fn add(&mut self, ask: Ask) -> u32 {
         let at = self.free.pop().unwrap_or(self.table.len() as u32);
-        let request =
-            Request { ask, session: None, number: self.next_number, failed_tries: 0, links: Links::ALONE };
-        self.next_number += 1;
+        let request = Request { ask, session: None, failed_tries: 0, links: Links::ALONE };
         match self.table.get_mut(at as usize) {
             Some(old) => *old = request,
             None => self.table.push(request),
         }
         self.deadlines.insert((ask.deadline_ns, at));
-        self.queues[usize::from(ask.composition)].push_last(&mut self.table, at);
-        self.queued += 1;
+        self.queue(at);
         at
+    }
+
+    fn queue(&mut self, at: u32) {
+        let Ask { number, composition, .. } = self.table[at as usize].ask;
+        let queue = &mut self.queues[usize::from(composition)];
+        if queue.last().is_none_or(|last| self.table[last as usize].ask.number < number) {
+            queue.push_last(&mut self.table, at);
+        } else {
+            queue.insert(&mut self.table, at, |other| other.ask.number > number);
+        }
+        self.queued += 1;
     }
 
     /// Takes a request out of its queue: its shards are chosen, and are being wired.
@@ -95,11 +111,8 @@ impl Requests {
 
     /// Puts a request back where it was in the queue: before those that came later.
     pub(super) fn back_to_queue(&mut self, at: u32) {
-        let request = &mut self.table[at as usize];
-        request.session = None;
-        let (number, composition) = (request.number, request.ask.composition);
-        self.queues[usize::from(composition)].insert(&mut self.table, at, |other| other.number > number);
-        self.queued += 1;
+        self.table[at as usize].session = None;
+        self.queue(at);
     }
 
     /// Forgets a request: it was answered, or its session is being opened.
@@ -121,7 +134,7 @@ impl Requests {
     /// The request that has waited longest for a composition, and its number in the order of arrival.
     pub(super) fn head(&self, composition: usize) -> Option<(u64, u32)> {
         let at = self.queues[composition].first()?;
-        Some((self.table[at as usize].number, at))
+        Some((self.table[at as usize].ask.number, at))
     }
 
     fn unqueue(&mut self, at: u32) {

@@ -9,12 +9,11 @@
 //! Invariants: a session holds a place on each of its shards from its first phase on, and gives a place back only
 //! when that shard has said that nothing of the session is left there, or has ended. An id is never used again.
 
-use super::event::{Effect, KillReason, RequestId, Route};
+use super::event::{Effect, KillReason, Route, Tier, Tiers};
 use super::list::{Linked, Links, List, NONE};
 use super::refusal::{Loss, Refusal};
 use super::requests::Ask;
-use super::shards::Shard;
-use super::{CLOSE_TIMEOUT_MS, Core, End, NS_PER_MS, OPEN_TIMEOUT_MS, SESSIONS_MAX};
+use super::{CLOSE_TIMEOUT_MS, Core, End, NS_PER_MS, OPEN_TIMEOUT_MS, OPEN_TRIES_MAX, SESSIONS_MAX};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 
 /// Where a session is in its life.
@@ -50,22 +49,26 @@ pub(super) struct Member {
     /// Its position among the shard's holders.
     pub(super) place: u32,
     pub(super) hold: Hold,
+    /// How warm the shard was.
+    pub(super) tier: Tier,
 }
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) generation: u32,
-    pub(super) composition: u16,
     pub(super) in_use: bool,
     pub(super) state: SessionState,
     /// How many of its shards still hold it.
     pub(super) held: u16,
     /// What it waits for: wires while it is wiring, acknowledgements while it opens.
     pub(super) pending: u16,
-    pub(super) cold_shards: u16,
+    pub(super) tiers: Tiers,
     /// Its members are `members[first..first + levels]`.
     pub(super) first: u32,
-    pub(super) request: RequestId,
+    /// What it was made for.
+    pub(super) ask: Ask,
+    pub(super) claimed_ns: u64,
+    pub(super) opened_ns: u64,
     /// Its request in the table of requests, while it is wiring.
     pub(super) waiting: u32,
     pub(super) since_ns: u64,
@@ -140,20 +143,21 @@ impl Sessions {
         self.members[first..].iter().take_while(move |m| m.session == session)
     }
 
-    fn add(&mut self, levels: usize, composition: u16, request: RequestId, now_ns: u64) -> u32 {
+    fn add(&mut self, levels: usize, ask: Ask, now_ns: u64) -> u32 {
         let at = self.free.pop().unwrap_or(self.table.len() as u32);
         let first = self.free_blocks[levels].pop().unwrap_or_else(|| self.push_block(levels));
         let generation = self.table.get(at as usize).map_or(0, |s| s.generation) + 1;
         let session = Session {
             generation,
-            composition,
             in_use: true,
             state: SessionState::Wiring,
             held: 0,
             pending: 0,
-            cold_shards: 0,
+            tiers: Tiers::default(),
             first,
-            request,
+            ask,
+            claimed_ns: now_ns,
+            opened_ns: now_ns,
             waiting: NONE,
             since_ns: now_ns,
             links: Links::ALONE,
@@ -168,7 +172,14 @@ impl Sessions {
 
     fn push_block(&mut self, levels: usize) -> u32 {
         let first = self.members.len() as u32;
-        let empty = || Member { shard: NONE, id: ShardId(NONE), session: NONE, place: 0, hold: Hold::Gone };
+        let empty = || Member {
+            shard: NONE,
+            id: ShardId(NONE),
+            session: NONE,
+            place: 0,
+            hold: Hold::Gone,
+            tier: Tier::Ready,
+        };
         self.members.extend((0..levels).map(|_| empty()));
         first
     }
@@ -215,20 +226,20 @@ impl Sessions {
 impl Core {
     /// Takes a place on every shard of `set` for a new session, which nobody is told of yet.
     pub(super) fn claim(&mut self, now_ns: u64, ask: Ask, set: &[u32]) -> u32 {
-        let session = self.sessions.add(set.len(), ask.composition, ask.request, now_ns);
+        let session = self.sessions.add(set.len(), ask, now_ns);
         let places = self.sessions.places(session, set.len());
-        let mut cold_shards = 0;
+        let mut tiers = Tiers::default();
         for (member, &shard) in places.zip(set) {
             let (place, class) = self.shards.hold(shard, member);
             self.show_class(shard, class);
-            let Shard { id, since_ns, .. } = *self.shards.get(shard);
-            cold_shards += u16::from(since_ns > ask.arrived_ns);
+            let (id, tier) = (self.shards.get(shard).id, self.shards.get(shard).tier(ask.arrived_ns));
+            tiers.add(tier);
             self.sessions.members[member as usize] =
-                Member { shard, id, session, place, hold: Hold::Reserved };
+                Member { shard, id, session, place, hold: Hold::Reserved, tier };
         }
         let record = &mut self.sessions.table[session as usize];
         record.held = set.len() as u16;
-        record.cold_shards = cold_shards;
+        record.tiers = tiers;
         session
     }
 
@@ -236,6 +247,7 @@ impl Core {
     pub(super) fn open(&mut self, now_ns: u64, session: u32, effects: &mut Vec<Effect>) {
         let record = &mut self.sessions.table[session as usize];
         record.pending = record.held;
+        record.opened_ns = now_ns;
         let id = record.id(session);
         self.sessions.set_state(session, SessionState::Opening, now_ns);
         for member in self.members_of(session) {
@@ -255,9 +267,10 @@ impl Core {
         let record = &mut self.sessions.table[session as usize];
         record.pending -= 1;
         if record.pending == 0 {
-            let Session { request, cold_shards, .. } = *record;
+            let Session { ask: Ask { request, .. }, tiers, .. } = *record;
             self.sessions.set_state(session, SessionState::Ready, now_ns);
-            effects.push(Effect::SessionReady { request, session: id, cold_shards });
+            self.note_session(now_ns, session);
+            effects.push(Effect::SessionReady { request, session: id, tiers });
         }
     }
 
@@ -277,7 +290,7 @@ impl Core {
         self.give_back(now_ns, member, effects);
         if hold == Hold::Opening {
             let component = self.name_of(self.sessions.members[member as usize].shard);
-            let Session { request, .. } = self.sessions.table[session as usize];
+            let Session { ask: Ask { request, .. }, .. } = self.sessions.table[session as usize];
             effects.push(Effect::RequestFailed { request, reason: Refusal::Refused { shard, component } });
             self.close(now_ns, session, effects);
         }
@@ -288,6 +301,13 @@ impl Core {
         let Some(session) = self.sessions.find(id) else { return };
         if self.sessions.table[session as usize].state == SessionState::Ready {
             self.close(now_ns, session, effects);
+        }
+    }
+
+    pub(super) fn session_idle(&mut self, now_ns: u64, id: SessionId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.find(id) else { return };
+        if self.sessions.table[session as usize].state == SessionState::Ready {
+            self.lose(now_ns, session, &Loss::Idle, effects);
         }
     }
 
@@ -309,13 +329,18 @@ impl Core {
         }
     }
 
-    /// Ends a session for a reason that is not its user's.
+    /// Ends a session for a reason that is not its user's. One that was still being opened is composed again, from other
+    /// shards, if there is time.
     pub(super) fn lose(&mut self, now_ns: u64, session: u32, loss: &Loss, effects: &mut Vec<Effect>) {
         let record = &self.sessions.table[session as usize];
-        let request = record.request;
+        let ask = record.ask;
         match record.state {
             SessionState::Wiring => return self.back_to_queue(now_ns, session, effects),
+            SessionState::Opening if self.may_try_again(now_ns, ask) => {
+                self.requests.add(Ask { opened_in_vain: ask.opened_in_vain + 1, ..ask });
+            }
             SessionState::Opening => {
+                let request = ask.request;
                 effects.push(Effect::RequestFailed { request, reason: Refusal::Lost(loss.clone()) });
             }
             SessionState::Ready => {
@@ -324,6 +349,13 @@ impl Core {
             SessionState::Closing => return,
         }
         self.close(now_ns, session, effects);
+    }
+
+    fn may_try_again(&self, now_ns: u64, ask: Ask) -> bool {
+        self.is_running()
+            && ask.deadline_ns > now_ns
+            && ask.opened_in_vain < OPEN_TRIES_MAX
+            && !self.requests.is_full()
     }
 
     /// One of the wires that a session waits for is up.
@@ -350,7 +382,8 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let Some(session) = self.sessions.find(id) else { return };
-        let Session { state, waiting, composition, request, .. } = self.sessions.table[session as usize];
+        let Session { state, waiting, ask: Ask { composition, request, .. }, .. } =
+            self.sessions.table[session as usize];
         if state != SessionState::Wiring {
             return;
         }
@@ -418,7 +451,7 @@ impl Core {
         found.into_iter().flat_map(move |(session, member)| {
             let record = &self.sessions.table[session as usize];
             let own = self.sessions.members[member as usize].shard;
-            let levels = &self.shape.compositions[usize::from(record.composition)].levels;
+            let levels = &self.shape.compositions[usize::from(record.ask.composition)].levels;
             let neighbours = &levels[(member - record.first) as usize].neighbours;
             let shards = neighbours.iter().filter_map(move |n| {
                 let partner = &self.sessions.members[record.first as usize + usize::from(n.level)];
@@ -470,8 +503,8 @@ impl Core {
             self.sessions.members[moved as usize].place = place;
         }
         self.show_class(shard, class);
-        if self.is_ending() && self.shards.get(shard).holders.is_empty() {
-            self.stop(now_ns, shard, effects);
+        if self.shards.get(shard).holders.is_empty() {
+            self.emptied(now_ns, shard, effects);
         }
     }
 
@@ -504,7 +537,7 @@ impl Core {
     }
 
     fn levels_of(&self, session: u32) -> usize {
-        let composition = self.sessions.table[session as usize].composition;
+        let composition = self.sessions.table[session as usize].ask.composition;
         self.shape.compositions[usize::from(composition)].levels.len()
     }
 }

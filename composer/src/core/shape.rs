@@ -3,7 +3,7 @@
 use super::refusal::Name;
 use super::{LINKS_MAX, NS_PER_MS};
 use shard_runtime::id::ComponentId;
-use shardkit::application::Application;
+use shardkit::application::{After, Application};
 
 /// The application as the core sees it.
 #[derive(Debug)]
@@ -20,6 +20,12 @@ pub(super) struct ComponentShape {
     pub(super) capacity: u32,
     pub(super) warm: u32,
     pub(super) max: u32,
+    /// So many that nobody needs are frozen before others end.
+    pub(super) frozen: u32,
+    /// How long a shard beyond the target may be idle.
+    pub(super) idle_stop_ns: u64,
+    /// Whether its shards serve one session, or one lot of sessions, and are replaced.
+    pub(super) restarts: bool,
     pub(super) start_timeout_ns: u64,
     pub(super) stop_timeout_ns: u64,
     /// Whether each of its shards has a wire to the embedder, and if so who calls.
@@ -73,6 +79,9 @@ impl Shape {
                 capacity: c.capacity.max(1),
                 warm: if c.program.is_some() { c.shards.warm.min(c.shards.max) } else { 0 },
                 max: if c.program.is_some() { c.shards.max } else { 0 },
+                frozen: c.shards.frozen,
+                idle_stop_ns: c.shards.scale_down_delay_ms.saturating_mul(NS_PER_MS),
+                restarts: c.after == After::Restart,
                 start_timeout_ns: c.start_timeout_ms.saturating_mul(NS_PER_MS),
                 stop_timeout_ns: c.stop_timeout_ms.saturating_mul(NS_PER_MS),
                 embedder: application.embedder.and_then(|ComponentId(embedder)| {

@@ -3,7 +3,7 @@
 //! Invariants: a shard that takes sessions is in its component's list of idle shards when it holds none, in the
 //! list of open ones when it has room, in neither when it is full. `room` counts the free places of them all.
 
-use super::event::KillReason;
+use super::event::{KillReason, Tier};
 use super::list::{Linked, Links, List, NONE};
 use super::refusal::Death;
 use super::shape::Shape;
@@ -21,6 +21,10 @@ pub(super) enum Class {
     Full,
     /// It takes no sessions yet: it starts.
     Starting,
+    /// It takes no sessions until it is thawed.
+    Frozen,
+    /// It takes no more sessions, and ends when those that it holds are over.
+    Leaving,
     /// It takes no sessions any more: it ends.
     Ending,
 }
@@ -38,6 +42,8 @@ pub enum ShardState {
     Launching,
     /// It takes sessions.
     Ready,
+    /// It has its memory and no processor, until it is needed.
+    Frozen,
     /// It takes no more sessions; it was asked to end, or killed.
     Draining,
 }
@@ -81,15 +87,32 @@ pub(super) struct Shard {
     pub(super) killed: Option<KillReason>,
     pub(super) timer_ns: u64,
     pub(super) pid: u32,
+    /// How it came into being, and when.
+    pub(super) from: Tier,
+    pub(super) ready_ns: u64,
+    /// When it was thawed last; 0 if never.
+    pub(super) thawed_ns: u64,
+    /// Whether it has held a session.
+    pub(super) used: bool,
     at_component: u32,
     links: Links,
 }
 
 impl Shard {
+    /// How warm it was for whoever asked at `asked_ns`.
+    pub(super) fn tier(&self, asked_ns: u64) -> Tier {
+        match self {
+            _ if self.ready_ns > asked_ns => self.from,
+            _ if self.thawed_ns != 0 && self.thawed_ns >= asked_ns => Tier::Frozen,
+            _ => Tier::Ready,
+        }
+    }
+
     pub(super) fn state(&self) -> ShardState {
         match self.class {
             Class::Starting => ShardState::Launching,
-            Class::Ending => ShardState::Draining,
+            Class::Frozen => ShardState::Frozen,
+            Class::Leaving | Class::Ending => ShardState::Draining,
             _ => ShardState::Ready,
         }
     }
@@ -132,6 +155,15 @@ pub(super) struct Stock {
     pub(super) idle: List,
     /// Those that hold sessions and have room, the one that was full last at the front.
     pub(super) open: List,
+    /// Those that are frozen, the one that has been longest at the front.
+    pub(super) frozen: List,
+    /// So many are to take sessions, or to start …
+    pub(super) target: u32,
+    /// … and so many are kept frozen at the most.
+    pub(super) frozen_target: u32,
+    /// How many sessions they hold, and the most that they held, or that were wanted, since this was last asked.
+    pub(super) held: u32,
+    pub(super) peak: u32,
     pub(super) ready: u32,
     /// The free places of all shards that take sessions.
     pub(super) room: u32,
@@ -140,6 +172,29 @@ pub(super) struct Stock {
     /// No launch before this time.
     pub(super) retry_ns: u64,
     pub(super) last_failure: Option<Death>,
+    /// How long it took until one took sessions, by tier.
+    pub(super) costs: [StartCost; Tier::ALL.len()],
+}
+
+/// How long it took until shards took sessions, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartCost {
+    /// How many there were.
+    pub count: u64,
+    /// The last one.
+    pub last_ns: u64,
+    /// A moving average: each counts an eighth.
+    pub mean_ns: u64,
+}
+
+impl StartCost {
+    const NONE: StartCost = StartCost { count: 0, last_ns: 0, mean_ns: 0 };
+
+    pub(super) fn add(&mut self, took_ns: u64) {
+        self.mean_ns = if self.count == 0 { took_ns } else { self.mean_ns - self.mean_ns / 8 + took_ns / 8 };
+        self.last_ns = took_ns;
+        self.count += 1;
+    }
 }
 
 impl Stock {
@@ -148,11 +203,17 @@ impl Stock {
         starting: List::EMPTY,
         idle: List::EMPTY,
         open: List::EMPTY,
+        frozen: List::EMPTY,
+        target: 0,
+        frozen_target: 0,
+        held: 0,
+        peak: 0,
         ready: 0,
         room: 0,
         failures: 0,
         retry_ns: 0,
         last_failure: None,
+        costs: [StartCost::NONE; Tier::ALL.len()],
     };
 
     /// Shards that take sessions or will.
@@ -181,7 +242,11 @@ impl Shards {
     pub(super) fn new(shape: &Shape) -> Self {
         Self {
             table: Vec::new(),
-            stocks: shape.components.iter().map(|_| Stock::EMPTY).collect(),
+            stocks: shape
+                .components
+                .iter()
+                .map(|c| Stock { target: c.warm, frozen_target: c.frozen, ..Stock::EMPTY })
+                .collect(),
             timers: BTreeSet::new(),
             by_id: BTreeMap::new(),
             free: Vec::new(),
@@ -247,6 +312,10 @@ impl Shards {
             killed: None,
             timer_ns: u64::MAX,
             pid: 0,
+            from: Tier::Cold,
+            ready_ns: u64::MAX,
+            thawed_ns: 0,
+            used: false,
             at_component: stock.shards.len() as u32,
             links: Links::ALONE,
         };
@@ -298,8 +367,12 @@ impl Shards {
     pub(super) fn hold(&mut self, at: u32, member: u32) -> (u32, Option<Class>) {
         let shard = &mut self.table[at as usize];
         shard.holders.push(member);
+        shard.used = true;
         let place = shard.holders.len() as u32 - 1;
-        self.stocks[usize::from(shard.component)].room -= 1;
+        let stock = &mut self.stocks[usize::from(shard.component)];
+        stock.room -= 1;
+        stock.held += 1;
+        stock.peak = stock.peak.max(stock.held);
         (place, self.reclass(at))
     }
 
@@ -312,7 +385,9 @@ impl Shards {
         if shard.holders.is_empty() {
             shard.idle_ns = now_ns;
         }
-        self.stocks[usize::from(shard.component)].room += u32::from(shard.takes_sessions());
+        let stock = &mut self.stocks[usize::from(shard.component)];
+        stock.room += u32::from(shard.takes_sessions());
+        stock.held -= 1;
         (moved, self.reclass(at))
     }
 
@@ -320,6 +395,20 @@ impl Shards {
     pub(super) fn become_ready(&mut self, at: u32, now_ns: u64) {
         let shard = &mut self.table[at as usize];
         assert!(shard.class == Class::Starting);
+        shard.ready_ns = now_ns;
+        self.enter(at, now_ns);
+    }
+
+    /// A frozen shard takes sessions again.
+    pub(super) fn thaw(&mut self, at: u32, now_ns: u64) {
+        let shard = &mut self.table[at as usize];
+        assert!(shard.class == Class::Frozen);
+        shard.thawed_ns = now_ns;
+        self.enter(at, now_ns);
+    }
+
+    fn enter(&mut self, at: u32, now_ns: u64) {
+        let shard = &mut self.table[at as usize];
         shard.since_ns = now_ns;
         shard.idle_ns = now_ns;
         let stock = &mut self.stocks[usize::from(shard.component)];
@@ -328,14 +417,14 @@ impl Shards {
         self.set_class(at, Class::Idle);
     }
 
-    /// A shard takes no more sessions.
-    pub(super) fn become_ending(&mut self, at: u32, now_ns: u64) {
+    /// A shard takes no more sessions: it ends, will end, or is frozen, as `class` says.
+    pub(super) fn depart(&mut self, at: u32, class: Class, now_ns: u64) {
         let shard = &mut self.table[at as usize];
         shard.since_ns = now_ns;
         let stock = &mut self.stocks[usize::from(shard.component)];
         stock.ready -= u32::from(shard.takes_sessions());
         stock.room -= shard.room();
-        self.set_class(at, Class::Ending);
+        self.set_class(at, class);
     }
 
     fn reclass(&mut self, at: u32) -> Option<Class> {
@@ -357,12 +446,14 @@ impl Shards {
             Class::Starting => stock.starting.remove(&mut self.table, at),
             Class::Idle => stock.idle.remove(&mut self.table, at),
             Class::Open => stock.open.remove(&mut self.table, at),
-            Class::Full | Class::Ending => {}
+            Class::Frozen => stock.frozen.remove(&mut self.table, at),
+            Class::Full | Class::Leaving | Class::Ending => {}
         }
         match class {
             Class::Idle => stock.idle.push_last(&mut self.table, at),
             Class::Open => stock.open.push_first(&mut self.table, at),
-            Class::Starting | Class::Full | Class::Ending => {}
+            Class::Frozen => stock.frozen.push_last(&mut self.table, at),
+            Class::Starting | Class::Full | Class::Leaving | Class::Ending => {}
         }
         class
     }

@@ -1,8 +1,8 @@
 //! What `ps` and `top` see: read-only, in a stable order, without a copy of anything.
 
-use super::event::{CompositionId, WireEnd};
+use super::event::{CompositionId, Tier, Tiers, WireEnd};
 use super::sessions::SessionState;
-use super::shards::{Shard, ShardState};
+use super::shards::{Shard, ShardState, StartCost};
 use super::{Core, KillReason, RequestId};
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 
@@ -40,8 +40,8 @@ pub struct SessionView<'a> {
     pub since_ns: u64,
     /// The request that it was made for.
     pub request: RequestId,
-    /// How many of its shards were not ready yet when its request came.
-    pub cold_shards: u16,
+    /// From which tiers its shards came.
+    pub tiers: Tiers,
     core: &'a Core,
 }
 
@@ -52,7 +52,52 @@ impl<'a> SessionView<'a> {
     }
 }
 
+/// The shards of a component that can take a session, or will, as people see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    /// Of which component.
+    pub component: ComponentId,
+    /// So many are to take sessions …
+    pub target: u32,
+    /// … and so many may be frozen.
+    pub frozen_target: u32,
+    /// So many take sessions.
+    pub ready: u32,
+    /// So many of them hold none.
+    pub idle: u32,
+    /// So many start.
+    pub starting: u32,
+    /// So many are frozen.
+    pub frozen: u32,
+    /// So many sessions are held.
+    pub held: u32,
+    /// So many shards in a row failed to start.
+    pub failures: u32,
+    /// Before this time none is started.
+    pub retry_ns: u64,
+    /// How long it took until one took sessions, by [`Tier`].
+    pub costs: [StartCost; Tier::ALL.len()],
+}
+
 impl Core {
+    /// What a component has of shards; `None` for one that the application does not have.
+    pub fn pool(&self, component: ComponentId) -> Option<PoolView> {
+        let stock = self.shards.stocks.get(usize::from(component.0))?;
+        Some(PoolView {
+            component,
+            target: stock.target,
+            frozen_target: stock.frozen_target,
+            ready: stock.ready,
+            idle: stock.idle.len(),
+            starting: stock.starting.len(),
+            frozen: stock.frozen.len(),
+            held: stock.held,
+            failures: stock.failures,
+            retry_ns: stock.retry_ns,
+            costs: stock.costs,
+        })
+    }
+
     /// All shards that are not gone, by id.
     pub fn shards(&self) -> impl Iterator<Item = ShardView> {
         self.shards.iter().map(|(_, shard)| view(shard))
@@ -104,11 +149,11 @@ impl Core {
         let session = &self.sessions.table[at as usize];
         SessionView {
             id: SessionId::new(at, session.generation),
-            composition: CompositionId(session.composition),
+            composition: CompositionId(session.ask.composition),
             state: session.state,
             since_ns: session.since_ns,
-            request: session.request,
-            cold_shards: session.cold_shards,
+            request: session.ask.request,
+            tiers: session.tiers,
             core: self,
         }
     }

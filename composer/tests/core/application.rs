@@ -2,7 +2,7 @@
 
 use shard_runtime::id::{ComponentId, PortId};
 use shardkit::application::{
-    Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
+    After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
 
 /// An application in the making.
@@ -19,7 +19,7 @@ impl Made {
             name: name.into(),
             program: Some(program),
             capacity,
-            shards: Shards { warm, max },
+            shards: Shards::between(warm, max),
             needs: Needs::default(),
             wait: Wait::Park,
             tick_hz: None,
@@ -27,6 +27,7 @@ impl Made {
             outputs: vec![],
             start_timeout_ms: 1_000,
             stop_timeout_ms: 500,
+            after: After::Return,
             config_json: "{}".into(),
         });
         self
@@ -55,8 +56,13 @@ impl Made {
 
     pub(crate) fn composition(mut self, name: &str, components: &[&str]) -> Self {
         let components = components.iter().map(|c| self.0.find(c).unwrap()).collect();
-        self.0.compositions.push(Composition { name: name.into(), components });
+        self.0.compositions.push(Composition { name: name.into(), components, idle_timeout_ms: None });
         self
+    }
+
+    /// The component that was made last.
+    pub(crate) fn last(&mut self) -> &mut Component {
+        self.0.components.last_mut().expect("a component was made")
     }
 
     pub(crate) fn done(self) -> Application {

@@ -5,6 +5,7 @@ mod allocations;
 mod application;
 mod liars;
 mod packing;
+mod pools;
 mod promises;
 mod rig;
 mod simulation;

@@ -4,10 +4,11 @@ use crate::application::{application, pair, single};
 use crate::rig::{MS, Rig};
 use shard_composer::core::{
     BACKOFF_MAX_MS, BACKOFF_MIN_MS, CLOSE_TIMEOUT_MS, CompositionId, Death, Effect, End, Event, Exit,
-    IDLE_STOP_MS, KillReason, LINKS_MAX, Loss, OPEN_TIMEOUT_MS, Refusal, RequestId, SessionState, ShardState,
-    WIRE_TRIES_MAX,
+    KillReason, LINKS_MAX, Loss, OPEN_TIMEOUT_MS, QUARANTINE_AFTER_FAILURES, QUARANTINE_MS, Refusal,
+    RequestId, SessionState, ShardState, Tier, WIRE_TRIES_MAX,
 };
 use shard_runtime::id::{ComponentId, SessionId};
+use shardkit::application::SCALE_DOWN_DELAY_MS_DEFAULT;
 
 #[test]
 fn a_warm_session_is_opened_with_no_other_effect() {
@@ -174,17 +175,17 @@ fn scale_down_never_takes_a_shard_that_holds_a_session() {
         rig.end(session);
         rig.pass_ms(1);
     }
-    rig.pass_ms(IDLE_STOP_MS - 4);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 4);
     assert_eq!(rig.live(0).len(), 8, "not yet");
     rig.pass_ms(1);
     assert!(rig.has(Effect::Stop { shard: shards[2] }), "the longest idle goes first");
     assert_eq!(rig.live(0).len(), 7);
-    rig.pass_ms(10 * IDLE_STOP_MS);
+    rig.pass_ms(10 * SCALE_DOWN_DELAY_MS_DEFAULT);
     assert_eq!(rig.live(0), [shards[0], shards[1], shards[5], shards[6], shards[7]]);
     for &session in sessions[..2].iter().chain(&sessions[5..]) {
         rig.end(session);
     }
-    rig.pass_ms(10 * IDLE_STOP_MS);
+    rig.pass_ms(10 * SCALE_DOWN_DELAY_MS_DEFAULT);
     assert_eq!(rig.live(0).len(), 1, "the warm one stays");
 }
 
@@ -200,7 +201,7 @@ fn a_shard_that_still_starts_is_stopped_before_an_idle_one() {
     rig.pass_ms(10);
     let idle = rig.shards_of(rig.ready(first).unwrap())[0];
     rig.end(rig.ready(first).unwrap());
-    rig.pass_ms(IDLE_STOP_MS * 3);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT * 3);
     let stops: Vec<_> = rig.effects.iter().filter(|e| matches!(e, Effect::Stop { .. })).collect();
     assert_eq!(stops, [&Effect::Stop { shard: starting }, &Effect::Stop { shard: idle }]);
 }
@@ -224,7 +225,8 @@ fn a_crashing_component_backs_off_and_the_rest_goes_on() {
     }
     let waiting = rig.request_of(1, 60_000);
     let mut backoff_ms = BACKOFF_MIN_MS;
-    for _ in 0..10 {
+    for _ in 1..QUARANTINE_AFTER_FAILURES {
+        assert_eq!(rig.failed(waiting), None);
         assert_eq!(rig.live(1).len(), 0, "it backs off");
         rig.pass_ms(backoff_ms - 1);
         assert_eq!(rig.live(1).len(), 0, "for {backoff_ms} ms");
@@ -236,11 +238,16 @@ fn a_crashing_component_backs_off_and_the_rest_goes_on() {
         let session = rig.compose();
         rig.end(session);
     }
-    rig.pass_ms(60_000);
-    let reason = rig.failed(waiting).unwrap().to_string();
-    assert!(reason.contains("bad") && reason.contains("did not come up"), "{reason}");
+    let reason = rig.failed(waiting).expect("nobody waits for a quarantined component").to_string();
+    assert!(reason.contains("bad is quarantined") && reason.contains("exited with code 1"), "{reason}");
+    let at_once = rig.request_of(1, 60_000);
+    assert!(matches!(rig.failed(at_once), Some(Refusal::Quarantined { .. })), "{:?}", rig.failed(at_once));
+    let session = rig.compose();
+    rig.end(session);
     rig.starts = true;
-    rig.pass_ms(2 * BACKOFF_MAX_MS);
+    rig.pass_ms(QUARANTINE_MS - 1);
+    assert_eq!(rig.live(1).len(), 0, "it is left alone");
+    rig.pass_ms(1);
     if let Some(&shard) = rig.live(1).first() {
         rig.tell(Event::ShardReady { shard });
     }
@@ -252,7 +259,7 @@ fn a_shard_that_hangs_in_start_up_is_killed_and_named() {
     let mut rig = Rig::new_without_answers(&single(1, 1, 1));
     rig.tell(Event::Start);
     let shard = rig.live(0)[0];
-    rig.tell(Event::Launched { shard, pid: 7 });
+    rig.tell(Event::Launched { shard, pid: 7, from: Tier::Cold });
     let request = rig.request(5_000);
     rig.pass_ms(999);
     assert_eq!(rig.killed(shard), None);

@@ -1,7 +1,7 @@
 //! A world in which everything happens at once, unless a test says otherwise.
 
 use shard_composer::core::{
-    CompositionId, Core, Effect, Event, Exit, KillReason, Loss, Refusal, RequestId, ShardState,
+    CompositionId, Core, Effect, Event, Exit, KillReason, Loss, Refusal, RequestId, ShardState, Tiers,
 };
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use shardkit::application::Application;
@@ -80,6 +80,11 @@ impl Rig {
         })
     }
 
+    /// After the effects were cleared.
+    pub(crate) fn forget_answers(&mut self) {
+        self.answered = self.effects.len();
+    }
+
     /// Lets time pass, with a tick at each deadline.
     pub(crate) fn pass_ms(&mut self, ms: u64) {
         let until_ns = self.now_ns + ms * MS;
@@ -127,8 +132,12 @@ impl Rig {
     }
 
     pub(crate) fn cold_shards(&self, of: RequestId) -> Option<u16> {
+        self.tiers(of).map(Tiers::started)
+    }
+
+    pub(crate) fn tiers(&self, of: RequestId) -> Option<Tiers> {
         self.effects.iter().find_map(|e| match *e {
-            Effect::SessionReady { request, cold_shards, .. } if request == of => Some(cold_shards),
+            Effect::SessionReady { request, tiers, .. } if request == of => Some(tiers),
             _ => None,
         })
     }

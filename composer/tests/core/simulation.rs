@@ -8,10 +8,11 @@ use crate::rig::MS;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shard_composer::core::{
-    CompositionId, Core, Effect, End, Event, Exit, LINKS_MAX, Refusal, RequestId, ShardState, WireEnd, WireId,
+    CompositionId, Core, Effect, End, Event, Exit, LINKS_MAX, Refusal, RequestId, ShardState, Tier, WireEnd,
+    WireId,
 };
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
-use shardkit::application::Application;
+use shardkit::application::{After, Application};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SESSIONS: u64 = 20_000;
@@ -27,6 +28,10 @@ enum Happening {
     Wired(WireId),
     /// A user comes.
     Arrival,
+    /// Someone changes a component's target.
+    Target,
+    /// Someone drains a shard.
+    Drain,
     /// A shard dies.
     Death(ShardId, Exit),
 }
@@ -37,6 +42,7 @@ struct Shard {
     /// A shard says things in order.
     last_said_ns: u64,
     asked_to_end: bool,
+    frozen: bool,
 }
 
 struct World {
@@ -69,6 +75,10 @@ struct Counts {
     lost: u64,
     refused: u64,
     deaths: u64,
+    frozen: u64,
+    thawed: u64,
+    drained: u64,
+    idle: u64,
 }
 
 fn random_application(rng: &mut StdRng) -> Application {
@@ -79,7 +89,12 @@ fn random_application(rng: &mut StdRng) -> Application {
     for name in names {
         let capacity = [1, 1, 2, 3, 5, 40][rng.random_range(0..6)];
         let warm = rng.random_range(0..5);
-        made = made.component(name, capacity, warm, (warm + rng.random_range(0..5)).max(1));
+        let max: u32 = (warm + rng.random_range(0..5)).max(1);
+        made = made.component(name, capacity, warm, max);
+        let component = made.last();
+        component.shards.frozen = rng.random_range(0..=max - warm);
+        component.shards.scale_down_delay_ms = [0, 5, 50, 10_000][rng.random_range(0..4)];
+        component.after = [After::Return, After::Scrub, After::Restart][rng.random_range(0..3)];
     }
     let embedder = rng.random_bool(0.5);
     if embedder {
@@ -147,6 +162,8 @@ impl World {
     fn run(&mut self) {
         self.plan(0, Happening::Told(Event::Start));
         self.plan(MS, Happening::Arrival);
+        self.plan(MS, Happening::Target);
+        self.plan(MS, Happening::Drain);
         while self.counts.ready < SESSIONS && self.arrivals < 3 * SESSIONS {
             self.step();
         }
@@ -209,7 +226,7 @@ impl World {
                 let Some(speaker) = self.shards.get_mut(&shard) else { return };
                 match event {
                     Event::Opened { session, .. } => assert!(speaker.holds.insert(session)),
-                    Event::Closed { session, .. } => {
+                    Event::Closed { session, .. } | Event::ScrubFailed { session, .. } => {
                         assert!(speaker.holds.remove(&session) || self.failure_rate > 0.0)
                     }
                     _ => {}
@@ -218,6 +235,8 @@ impl World {
             }
             Happening::Wired(wire) => self.make_wire(wire),
             Happening::Arrival => self.arrive(),
+            Happening::Target => self.aim(),
+            Happening::Drain => self.drain(),
             Happening::Death(shard, how) => {
                 if self.shards.remove(&shard).is_some() {
                     self.counts.deaths += 1;
@@ -238,6 +257,28 @@ impl World {
         self.tell(Event::SessionRequested { request, composition, deadline_ns });
         let after_ns = self.some_ns(2 * self.arrival_ns);
         self.plan(after_ns, Happening::Arrival);
+    }
+
+    /// A component gets another target, now and then one far beyond what it may have.
+    fn aim(&mut self) {
+        let component = ComponentId(self.rng.random_range(0..self.app.components.len()) as u16);
+        let ready = [0, 1, 3, 1_000_000][self.rng.random_range(0..4)];
+        let frozen = [0, 1, 1_000_000][self.rng.random_range(0..3)];
+        self.tell(Event::Target { component, ready, frozen });
+        let after_ns = self.some_ns(50 * self.arrival_ns);
+        self.plan(after_ns, Happening::Target);
+    }
+
+    fn drain(&mut self) {
+        let shards: Vec<ShardId> = self.shards.keys().copied().collect();
+        if !shards.is_empty() {
+            let shard = shards[self.rng.random_range(0..shards.len())];
+            let deadline_ns = self.now_ns + self.some_ns(2 * self.session_ns);
+            self.tell(Event::Drain { shard, deadline_ns });
+            self.counts.drained += 1;
+        }
+        let after_ns = self.some_ns(400 * self.arrival_ns);
+        self.plan(after_ns, Happening::Drain);
     }
 
     fn make_wire(&mut self, wire: WireId) {
@@ -275,6 +316,9 @@ impl World {
                     assert!(usize::from(end.link.0) < LINKS_MAX);
                     let taken = self.links.insert((end.end, end.link), wire);
                     assert_eq!(taken, None, "{end:?} is taken");
+                    if let End::Shard(shard) = end.end {
+                        assert!(!self.shards[&shard].frozen, "{shard:?} is frozen and is wired");
+                    }
                 }
                 self.wires.insert(wire, [caller, callee]);
                 let after_ns = self.some_ns(MS / 2);
@@ -290,13 +334,31 @@ impl World {
             Effect::Open { session, shard } => self.open(session, shard),
             Effect::Close { session, shard } => {
                 let after_ns = self.some_ns(MS / 5);
-                if !self.fails() {
+                let scrubs = self
+                    .core
+                    .shard(shard)
+                    .is_some_and(|s| self.app.component(s.component).after == After::Scrub);
+                if scrubs && self.fails() {
+                    self.say(shard, after_ns, Event::ScrubFailed { session, shard });
+                } else if !self.fails() {
                     self.say(shard, after_ns, Event::Closed { session, shard });
                 }
+            }
+            Effect::Freeze { shard } => {
+                let cold = self.shards.get_mut(&shard).expect("a shard that is frozen is there");
+                assert!(cold.holds.is_empty(), "{shard:?} is frozen and holds {:?}", cold.holds);
+                assert!(!std::mem::replace(&mut cold.frozen, true), "{shard:?} is frozen twice");
+                self.counts.frozen += 1;
+            }
+            Effect::Thaw { shard } => {
+                let cold = self.shards.get_mut(&shard).expect("a shard that is thawed is there");
+                assert!(std::mem::replace(&mut cold.frozen, false), "{shard:?} is thawed and was not frozen");
+                self.counts.thawed += 1;
             }
             Effect::Stop { shard } => {
                 let stopped = self.shards.get_mut(&shard).expect("a shard that is stopped is there");
                 assert!(stopped.holds.is_empty(), "{shard:?} is stopped and holds {:?}", stopped.holds);
+                assert!(!stopped.frozen, "{shard:?} is frozen and can't hear that it is to end");
                 stopped.asked_to_end = true;
                 if !self.fails() {
                     let after_ns = self.some_ns(10 * MS);
@@ -307,13 +369,18 @@ impl World {
                 let after_ns = self.some_ns(MS);
                 self.plan(after_ns, Happening::Death(shard, Exit::Signal(9)));
             }
-            Effect::SessionReady { request, session, cold_shards } => {
+            Effect::SessionReady { request, session, tiers } => {
                 assert!(self.asked.remove(&request).is_some(), "{request:?} has a second answer");
                 assert!(self.ready.insert(session));
                 self.counts.ready += 1;
-                self.counts.cold += u64::from(cold_shards > 0);
+                self.counts.cold += u64::from(tiers.started() > 0);
                 let after_ns = self.some_ns(2 * self.session_ns);
-                self.plan(after_ns, Happening::Told(Event::SessionEnded { session }));
+                if self.rng.random_bool(0.05) {
+                    self.counts.idle += 1;
+                    self.plan(after_ns, Happening::Told(Event::SessionIdle { session }));
+                } else {
+                    self.plan(after_ns, Happening::Told(Event::SessionEnded { session }));
+                }
             }
             Effect::RequestFailed { request, reason } => {
                 let deadline_ns = self.asked.remove(&request).expect("a request has one answer");
@@ -351,7 +418,7 @@ impl World {
             return self.plan(1, Happening::Death(shard, Exit::NotStarted(2)));
         }
         let (launched_ns, ready_ns) = (self.some_ns(MS), self.some_ns(20 * MS));
-        self.say(shard, launched_ns, Event::Launched { shard, pid: shard.0 + 1 });
+        self.say(shard, launched_ns, Event::Launched { shard, pid: shard.0 + 1, from: Tier::Cold });
         if !self.fails() {
             self.say(shard, launched_ns + ready_ns, Event::ShardReady { shard });
         }
@@ -373,6 +440,7 @@ impl World {
         self.check_routes(session, shard);
         let holder = self.shards.get(&shard).expect("a shard that is opened is there");
         assert!(!holder.asked_to_end, "{shard:?} was asked to end and is opened");
+        assert!(!holder.frozen, "{shard:?} is frozen and is opened");
         let after_ns = self.some_ns(MS / 5);
         let refuses = self.fails();
         match refuses {

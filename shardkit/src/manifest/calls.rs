@@ -5,9 +5,9 @@
 
 use super::at::{At, Named};
 use super::error::{Problem, Span, did_you_mean};
-use super::limits::check_name;
+use super::limits::{check_name, whole};
 use super::raw;
-use crate::application::{Application, COMPOSITIONS_MAX, Composition};
+use crate::application::{Application, COMPOSITIONS_MAX, Composition, IDLE_TIMEOUT_S_MAX};
 use shard_runtime::id::ComponentId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -138,7 +138,7 @@ pub(super) fn compositions(
 ) -> Result<Vec<Composition>, Problem> {
     let Some((last, _)) = raw.0.last() else {
         let components = calls.reach(&default_entries(application, calls), application.embedder);
-        return Ok(vec![Composition { name: "default".to_owned(), components }]);
+        return Ok(vec![Composition { name: "default".to_owned(), components, idle_timeout_ms: None }]);
     };
     if raw.0.len() > COMPOSITIONS_MAX {
         let what = format!("there are {} compositions", raw.0.len());
@@ -151,7 +151,10 @@ pub(super) fn compositions(
             None => default_entries(application, calls),
         };
         let components = calls.reach(&entries, application.embedder);
-        Ok(Composition { name: name.value.clone(), components })
+        let idle = raw.idle_timeout_s.as_ref();
+        let idle = idle.map(|s| whole(s, "idle_timeout_s", 1, IDLE_TIMEOUT_S_MAX)).transpose()?;
+        let idle_timeout_ms = idle.map(|s| s * 1000);
+        Ok(Composition { name: name.value.clone(), components, idle_timeout_ms })
     };
     raw.0.iter().map(composition).collect()
 }

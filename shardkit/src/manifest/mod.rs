@@ -70,6 +70,9 @@
 //! | `capacity` | `1` | sessions per shard, 1 to 65536 |
 //! | `warm` | `1` | shards kept running and wired before anyone asks, 0 to 100000 |
 //! | `max` | `warm`, at least 1 | never more shards than this, 1 to 100000 |
+//! | `frozen` | `0` | of the shards that nobody needs, so many are frozen before others end |
+//! | `scale_down_delay_ms` | `10000` | how long a shard that nobody needs may be idle before it is frozen or ends |
+//! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
 //! | `memory` | `0` | memory that one shard needs; a size |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
@@ -107,6 +110,7 @@
 //! | key | default | meaning |
 //! | --- | --- | --- |
 //! | `entry` | those that the embedder calls, or else those that nobody calls, or else all | its components, together with everything they call |
+//! | `idle_timeout_s` | for ever | how long nobody may use a session before it ends |
 
 mod at;
 mod calls;

@@ -6,8 +6,8 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    CAPACITY_MAX, CORES_MAX, NAME_BYTES_MAX, SHARDS_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
-    TIMEOUT_MS_MAX,
+    CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
+    SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Unexpected};
@@ -67,6 +67,19 @@ pub(super) struct Component {
     /// Never more shards than this. The default is `warm`, but at least 1.
     #[schemars(range(min = 1, max = SHARDS_MAX))]
     pub(super) max: Option<At<Whole>>,
+    /// Of the shards that nobody needs, so many are frozen before others end: they keep their memory and have no processor.
+    #[serde(default = "zero")]
+    #[schemars(range(min = 0, max = SHARDS_MAX))]
+    pub(super) frozen: At<Whole>,
+    /// How long a shard that nobody needs may be idle before it is frozen or ends, in milliseconds.
+    #[serde(default = "scale_down_delay")]
+    #[schemars(range(min = 0, max = TIMEOUT_MS_MAX))]
+    pub(super) scale_down_delay_ms: At<Whole>,
+    /// What becomes of a shard when the last session that it holds is over: it waits for the next one (`return`), cleans up
+    /// first (`scrub`), or is replaced (`restart`).
+    #[serde(default = "after")]
+    #[schemars(extend("enum" = ["return", "scrub", "restart"]))]
+    pub(super) after: At<String>,
     /// Cores of its own that one shard needs; 0 shares the cores that nobody owns.
     #[serde(default = "zero")]
     #[schemars(range(min = 0, max = CORES_MAX))]
@@ -126,6 +139,9 @@ pub(super) struct Composition {
     /// else those that nobody calls, or else all.
     #[schemars(length(min = 1))]
     pub(super) entry: Option<At<Vec<At<String>>>>,
+    /// How long nobody may use a session before it ends, in seconds. Without it: for ever.
+    #[schemars(range(min = 1, max = IDLE_TIMEOUT_S_MAX))]
+    pub(super) idle_timeout_s: Option<At<Whole>>,
 }
 
 /// An input. The short form is its type alone: `login = "Login"`.
@@ -236,6 +252,14 @@ fn zero() -> At<Whole> {
 
 fn one() -> At<Whole> {
     whole(1)
+}
+
+fn scale_down_delay() -> At<Whole> {
+    whole(SCALE_DOWN_DELAY_MS_DEFAULT as i64)
+}
+
+fn after() -> At<String> {
+    At::nowhere("return".into())
 }
 
 fn start_timeout() -> At<Whole> {

@@ -96,6 +96,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         outputs: Vec::new(),
         start_timeout_ms: whole(&raw.start_timeout_ms, "start_timeout_ms", 1, TIMEOUT_MS_MAX)?,
         stop_timeout_ms: whole(&raw.stop_timeout_ms, "stop_timeout_ms", 1, TIMEOUT_MS_MAX)?,
+        after: after(&raw.after)?,
         config_json: config_json(raw.config.as_ref())?,
     })
 }
@@ -107,7 +108,7 @@ fn embedder(raw: &raw::Embedder) -> Result<Component, Problem> {
         name: EMBEDDER.to_owned(),
         program: None,
         capacity: CAPACITY_MAX,
-        shards: Shards { warm: 0, max: 0 },
+        shards: Shards::between(0, 0),
         needs: Needs::default(),
         wait: Wait::SpinThenPark { spin_us: SPIN_US_DEFAULT },
         tick_hz: None,
@@ -115,6 +116,7 @@ fn embedder(raw: &raw::Embedder) -> Result<Component, Problem> {
         outputs: Vec::new(),
         start_timeout_ms: 0,
         stop_timeout_ms: 0,
+        after: After::Return,
         config_json: "{}".to_owned(),
     })
 }
@@ -166,7 +168,25 @@ fn shards(raw: &raw::Component) -> Result<Shards, Problem> {
         let what = format!("`warm` is {warm}, but `max` is only {max}");
         return Err(Problem::at(&raw.warm.span, what, "lower `warm`, or raise `max`"));
     }
-    Ok(Shards { warm, max })
+    let frozen = whole(&raw.frozen, "frozen", 0, SHARDS_MAX.into())? as u32;
+    if frozen > max - warm {
+        let what = format!("`frozen` is {frozen}, but `max` leaves only {} beyond `warm`", max - warm);
+        return Err(Problem::at(&raw.frozen.span, what, "lower `frozen`, or raise `max`"));
+    }
+    let delay = whole(&raw.scale_down_delay_ms, "scale_down_delay_ms", 0, TIMEOUT_MS_MAX)?;
+    Ok(Shards { warm, max, frozen, scale_down_delay_ms: delay })
+}
+
+fn after(word: &At<String>) -> Result<After, Problem> {
+    match word.value.as_str() {
+        "return" => Ok(After::Return),
+        "scrub" => Ok(After::Scrub),
+        "restart" => Ok(After::Restart),
+        other => {
+            let cure = did_you_mean(other, "word", ["return", "scrub", "restart"].into_iter());
+            Err(Problem::at(&word.span, format!("`after` can't be `{other}`"), cure))
+        }
+    }
 }
 
 fn wait(raw: &raw::Wait) -> Result<Wait, Problem> {
