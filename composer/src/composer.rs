@@ -2,13 +2,14 @@
 
 use crate::core::{CompositionId, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
+use crate::explain::{self, PoolExplanation, SessionExplanation};
 use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::Inner;
 use crate::launcher::{Launcher, LauncherError};
 use crate::shell::{Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
-use shard_runtime::id::{LinkId, SessionId, ShardId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::region::RegionError;
 use shard_runtime::stats::StatsReader;
 use shard_runtime::topology::Topology;
@@ -488,6 +489,26 @@ impl Composer {
     /// process that watches.
     pub fn stats_descriptor(&self, shard: ShardId) -> Option<OwnedFd> {
         self.inner().pages().get(&shard).and_then(|page| page.descriptor.try_clone().ok())
+    }
+
+    /// Why a session got its shards: from which tiers, and how long each step took. `None` if it was never ready, or if
+    /// [`COMPOSED_MAX`](crate::core::COMPOSED_MAX) others came after it.
+    pub fn explain(&self, session: SessionId) -> Option<SessionExplanation> {
+        let inner = self.inner();
+        let hub = inner.lock();
+        explain::session(&hub.core, &inner.application, session, clock::now_ns(), None)
+    }
+
+    /// Why each pool has the size it has, in the manifest's order.
+    pub fn explain_pools(&self) -> Vec<PoolExplanation> {
+        let (inner, now_ns) = (self.inner(), clock::now_ns());
+        let hub = inner.lock();
+        let components = inner.application.components.iter().enumerate();
+        let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, component)| {
+            let why = format!("the manifest keeps {} warm", component.shards.warm);
+            explain::pool(&hub.core, &inner.application, ComponentId(at as u16), now_ns, why)
+        });
+        pools.collect()
     }
 
     /// Lets a shard take no more sessions. It ends when those that it holds are over; what is left of them after `timeout`

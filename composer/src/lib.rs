@@ -26,6 +26,7 @@
 mod composer;
 pub mod core;
 mod embed;
+mod explain;
 mod host;
 mod hub;
 mod inner;
@@ -37,5 +38,6 @@ pub use composer::{
     StartError,
 };
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
+pub use explain::{DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation};
 pub use hub::Ending;
 pub use launcher::{LauncherError, take_over};

@@ -116,7 +116,7 @@ impl Tiers {
         [Tier::Generic, Tier::Zygote, Tier::Cold].map(|tier| self.of(tier)).into_iter().sum()
     }
 
-    pub(super) fn add(&mut self, tier: Tier) {
+    pub(crate) fn add(&mut self, tier: Tier) {
         self.0[tier as usize] += 1;
     }
 }

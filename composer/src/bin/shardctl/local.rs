@@ -21,6 +21,14 @@ pub(crate) enum Question {
     End {
         session: SessionId,
     },
+    /// Why a session got its shards, or why a pool has its size; of all pools if nothing is named.
+    Explain {
+        what: Option<String>,
+    },
+    Drain {
+        shard: u32,
+        timeout_ms: u64,
+    },
     /// The statistics page of a shard; it comes as a descriptor that can only be read.
     Page {
         shard: u32,
@@ -34,6 +42,7 @@ pub(crate) enum Answer {
     Links(Vec<LinkRow>),
     Composed { session: SessionId, took_ns: u64, cold_shards: u16 },
     Ended,
+    Explained { text: String, json: String },
     Page,
     Failed(String),
 }
@@ -221,11 +230,63 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn run(self) -> Outcome {
-        let parts = self.session.split_once('.').and_then(|(i, g)| Some((i.parse().ok()?, g.parse().ok()?)));
-        let Some((index, generation)) = parts else {
+        let Some(session) = parse_session(&self.session) else {
             return Err(Failure::usage(format!("`{}` is no session; one looks like 3.1", self.session)));
         };
-        self.target.ask(&Question::End { session: SessionId::new(index, generation) })?;
+        self.target.ask(&Question::End { session })?;
+        Ok(())
+    }
+}
+
+/// A session as `compose` and `ps` print it.
+pub(crate) fn parse_session(text: &str) -> Option<SessionId> {
+    let (index, generation) = text.split_once('.')?;
+    Some(SessionId::new(index.parse().ok()?, generation.parse().ok()?))
+}
+
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// A session, as `compose` and `ps` print it, or a component; all components by default.
+    what: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+impl Explain {
+    pub(crate) fn run(self) -> Outcome {
+        let (answer, _) = self.ask.target.ask(&Question::Explain { what: self.what })?;
+        let Answer::Explained { text, json } = answer else {
+            return Err(Failure::run(
+                "the answer is none to this question; use the same release on both sides",
+            ));
+        };
+        if self.ask.json {
+            println!("{json}")
+        } else {
+            print!("{text}")
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Drain {
+    /// The shard, as `ps` prints it.
+    shard: u32,
+    /// How long its sessions may go on, in seconds; what is left of them then ends with an error.
+    #[arg(long, default_value_t = 30.0)]
+    within: f64,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Drain {
+    pub(crate) fn run(self) -> Outcome {
+        if !(self.within >= 0.0 && self.within <= 1e9) {
+            return Err(Failure::usage(format!("--within is {}; it must be 0 or more seconds", self.within)));
+        }
+        let timeout_ms = (self.within * 1e3) as u64;
+        self.target.ask(&Question::Drain { shard: self.shard, timeout_ms })?;
         Ok(())
     }
 }

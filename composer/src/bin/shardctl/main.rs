@@ -53,6 +53,10 @@ enum Verb {
     Compose(local::Compose),
     /// End a session.
     End(local::End),
+    /// Why a session got its shards, or why a pool has the size it has.
+    Explain(local::Explain),
+    /// Let a shard take no more sessions, and end with those that it holds.
+    Drain(local::Drain),
     /// Measure how long composing takes.
     Bench(bench::Bench),
     /// Compose and end sessions as a trace of arrivals says.
@@ -86,6 +90,8 @@ fn main() -> ExitCode {
         Verb::Top(top) => top.run(),
         Verb::Compose(compose) => compose.run(),
         Verb::End(end) => end.run(),
+        Verb::Explain(explain) => explain.run(),
+        Verb::Drain(drain) => drain.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Replay(replay) => replay.run(),
         Verb::Schema => {

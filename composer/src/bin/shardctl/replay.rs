@@ -3,6 +3,7 @@
 use crate::bench::{record, times};
 use crate::{Failure, ManifestArg, Outcome};
 use clap::Args;
+use shard_composer::core::{Tier, Tiers};
 use shard_composer::{Composer, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -103,7 +104,7 @@ pub(crate) fn read_trace(path: &Path) -> Result<Vec<Arrival>, TraceError> {
 
 /// What a worker says of its session.
 enum Served {
-    Done { composed: Duration, cold: bool },
+    Done { composed: Duration, tiers: Tiers },
     Refused(String),
     Failed(String),
 }
@@ -126,11 +127,19 @@ impl Replay {
     fn report(&self, outcomes: &[Served]) -> Outcome {
         let mut compose = times();
         let (mut warm, mut cold, mut refused, mut failed) = (0, 0, 0, 0);
+        let mut shards = [0u64; Tier::ALL.len()];
         for outcome in outcomes {
             match outcome {
-                Served::Done { composed, cold: was_cold } => {
+                Served::Done { composed, tiers } => {
                     record(&mut compose, *composed);
-                    if *was_cold { cold += 1 } else { warm += 1 }
+                    if tiers.started() > 0 {
+                        cold += 1
+                    } else {
+                        warm += 1
+                    }
+                    for (count, tier) in shards.iter_mut().zip(Tier::ALL) {
+                        *count += u64::from(tiers.of(tier));
+                    }
                 }
                 Served::Refused(why) => {
                     refused += 1;
@@ -146,11 +155,17 @@ impl Replay {
         let (p50, p99, max) = (us(0.5), us(0.99), us(1.0));
         let sessions = warm + cold;
         println!("{sessions} sessions served, {failed} failed, {refused} refused; {warm} warm, {cold} cold");
+        let of_tiers: Vec<_> =
+            Tier::ALL.iter().zip(shards).map(|(tier, count)| format!("{count} {tier}")).collect();
+        println!("shards   {}", of_tiers.join(", "));
         println!("compose  p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs");
         if self.json {
             let line = serde_json::json!({
                 "sessions": sessions, "failed": failed, "refused": refused, "compose_p50_us": p50,
                 "compose_p99_us": p99, "compose_max_us": max, "warm": warm, "cold": cold,
+                "tiers": serde_json::Map::from_iter(
+                    Tier::ALL.iter().zip(shards).map(|(tier, count)| (tier.to_string(), count.into()))
+                ),
             });
             println!("{line}");
         }
@@ -209,9 +224,9 @@ fn end(ending: Ending) -> Served {
     if let Some(why) = ending.session.ending() {
         return Served::Failed(why.to_string());
     }
-    let cold = ending.session.cold_shards() > 0;
+    let tiers = ending.session.tiers();
     drop(ending.session);
-    Served::Done { composed: ending.took, cold }
+    Served::Done { composed: ending.took, tiers }
 }
 
 /// An open session and when it is to end.

@@ -1,6 +1,6 @@
 //! `shardctl up`: runs an application in the foreground and answers the other verbs over a local socket.
 
-use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, connect, socket_path};
+use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, connect, parse_session, socket_path};
 use crate::{Failure, ManifestArg, Outcome, log};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -165,6 +165,13 @@ impl Server {
                     )),
                 }
             }
+            Question::Explain { what } => self.explain(what.as_deref()),
+            Question::Drain { shard, timeout_ms } => {
+                match self.composer.drain(ShardId(shard), Duration::from_millis(timeout_ms)) {
+                    true => Answer::Ended,
+                    false => Answer::Failed(format!("there is no shard {shard}; `shardctl ps` lists them")),
+                }
+            }
             Question::Page { shard } => {
                 return match self.composer.stats_descriptor(ShardId(shard)) {
                     Some(page) => (Answer::Page, Some(page)),
@@ -175,6 +182,33 @@ impl Server {
             }
         };
         (answer, None)
+    }
+
+    fn explain(&self, what: Option<&str>) -> Answer {
+        let explained = |text: String, json: serde_json::Result<String>| match json {
+            Ok(json) => Answer::Explained { text, json },
+            Err(error) => Answer::Failed(error.to_string()),
+        };
+        if let Some(session) = what.and_then(parse_session) {
+            return match self.composer.explain(session) {
+                Some(told) => explained(told.to_string(), serde_json::to_string(&told)),
+                None => Answer::Failed(format!("session {session} was never ready, or is forgotten")),
+            };
+        }
+        let mut pools = self.composer.explain_pools();
+        match what {
+            Some(name) => pools.retain(|pool| pool.component == name),
+            // Of all of them, a few deeds each: an answer has to fit into a packet.
+            None => pools.iter_mut().for_each(|pool| pool.latest.truncate(5)),
+        }
+        if pools.is_empty() {
+            let what = what.unwrap_or_default();
+            return Answer::Failed(format!(
+                "`{what}` is neither a session (one looks like 3.1) nor a component"
+            ));
+        }
+        let text: Vec<String> = pools.iter().map(ToString::to_string).collect();
+        explained(text.join("\n"), serde_json::to_string(&pools))
     }
 
     fn links(&self) -> Answer {
