@@ -9,6 +9,7 @@ use shard_runtime::id::{ComponentId, PortId, SessionId};
 use shardkit::application::{
     After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
+use shardkit::pool::Scale;
 use std::collections::VecDeque;
 use std::hint::black_box;
 
@@ -27,12 +28,13 @@ fn application(components: [(u32, u32); 5]) -> Application {
         start_timeout_ms: 1_000,
         stop_timeout_ms: 1_000,
         after: After::Return,
+        scale: Scale::default(),
         config_json: "{}".into(),
     };
     let components = components.into_iter().enumerate().map(|(at, c)| component(at, c)).collect();
     let ids = (0..5).map(ComponentId).collect();
     let compositions = vec![Composition { name: "all".into(), components: ids, idle_timeout_ms: None }];
-    Application { name: "bench".into(), components, compositions, embedder: None }
+    Application { name: "bench".into(), components, compositions, embedder: None, pool: None }
 }
 
 fn to(component: usize) -> Output {

@@ -3,6 +3,7 @@
 //! Invariant: every [`ComponentId`] and [`PortId`] in an [`Application`] points at something that is there. The
 //! manifest's reader is the only one who builds it, so nobody after it needs to check again.
 
+use crate::pool::{Pool, Scale};
 use serde::{Deserialize, Serialize};
 use shard_runtime::id::{ComponentId, PortId};
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ pub struct Application {
     /// The position of the embedder in `components`, if the manifest declares one: the end that the embedding
     /// program itself holds. It has ports, but no program and no shards.
     pub embedder: Option<ComponentId>,
+    /// How pools follow demand; `None` for those that don't: each component keeps as many shards as its `warm` says.
+    pub pool: Option<Pool>,
 }
 
 /// A named part of the application.
@@ -87,6 +90,8 @@ pub struct Component {
     pub stop_timeout_ms: u64,
     /// What becomes of a shard when the last session that it holds is over.
     pub after: After,
+    /// The limits of its pool, for a policy that follows demand.
+    pub scale: Scale,
     /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
     pub config_json: String,
 }

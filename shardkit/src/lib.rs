@@ -45,6 +45,7 @@ pub mod error;
 #[cfg(feature = "manifest")]
 pub mod manifest;
 mod message;
+pub mod pool;
 mod port;
 #[cfg(feature = "rig")]
 pub mod rig;

@@ -244,3 +244,44 @@ fn the_schema_names_every_key_refuses_others_and_shows_defaults() {
     assert_eq!(schema["$defs"]["Output"]["properties"]["ring"]["default"], "256KiB");
     assert!(!schema.to_string().contains("null"), "{schema:#}");
 }
+
+#[test]
+fn a_pool_has_its_policy_its_prices_and_each_component_its_limits() {
+    let app = parse(
+        r#"
+        [application]
+        name = "pooled"
+        [pool]
+        policy = "keep-alive-20"
+        bin_s = 30
+        history = "pools.history"
+        prices = { waiting_second = 2 }
+        [component.a]
+        program = "a"
+        warm = 1
+        max = 9
+        frozen = 3
+        scale_down_delay_ms = 500
+        after = "scrub"
+        scale = { buffer = 2, fraction = 0.5, step_up = 4, budget_hour = 1.5, schedule = [
+            { days = ["fri", "sat"], from = "20:00", to = "02:30", floor = 4 },
+        ] }
+        [composition.only]
+        idle_timeout_s = 90
+        "#,
+    );
+    let pool = app.pool.unwrap();
+    assert_eq!((pool.policy.as_str(), pool.bin_s), ("keep-alive-20", 30.0));
+    assert_eq!(pool.history.unwrap().to_str(), Some("pools.history"));
+    assert_eq!((pool.prices.core_hour, pool.prices.waiting_second), (0.04, 2.0));
+    let a = &app.components[0];
+    assert_eq!((a.shards.frozen, a.shards.scale_down_delay_ms, a.after), (3, 500, After::Scrub));
+    assert_eq!(
+        (a.scale.buffer, a.scale.fraction, a.scale.step_up, a.scale.step_down),
+        (2, 0.5, Some(4), None)
+    );
+    let window = &a.scale.schedule[0];
+    assert_eq!((&window.days[..], window.from_minute, window.to_minute), (&[4, 5][..], 1200, 150));
+    assert_eq!((window.floor, window.ceiling), (Some(4), None));
+    assert_eq!(app.compositions[0].idle_timeout_ms, Some(90_000));
+}

@@ -107,11 +107,11 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("[composition.a]\nentries = []"),
-        "6:1: unknown key `entries`; the only key is `entry`"
+        "6:1: unknown key `entries`; the keys are `entry`, `idle_timeout_s`"
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `after`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `config`, `in`, `out`"
+        "5:1: unknown key `a`b`; the 21 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `after`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `config`, `in` …"
     );
 }
 
@@ -587,4 +587,48 @@ fn needs_that_the_host_can_not_meet_are_named() {
     assert_eq!(check(&two), Err("arena.toml:8:9: with `b`, the warm shards together need 4 cores of their own, but the host has 4 and keeps one for all others; lower `warm` (2 here) or what a shard needs, or use a larger host".into()));
     assert_eq!(check(&component("a", "memory = '1MiB'\nwarm = 1025")), Err("arena.toml:5:10: with `a`, the warm shards together need 1025 MiB of memory, but the host has 1 GiB; lower `warm` (1025 here) or what a shard needs, or use a larger host".into()));
     assert_eq!(check(&component("a", "memory = '0B'\nwarm = 100000\ncores = 0")), Ok(()));
+}
+
+#[test]
+fn a_wrong_pool_is_named() {
+    let pool = |line: &str| in_component(&format!("[pool]\n{line}"));
+    for (line, says) in [
+        (
+            "policy = \"expected-costs\"",
+            "there is no policy named `expected-costs`; did you mean `expected-cost`?",
+        ),
+        ("policy = \"keep-alive-0\"", "there is no policy named `keep-alive-0`"),
+        ("bin_s = 0", "`bin_s` is 0; use a number from 0.1 to 86400"),
+        ("bin_s = nan", "`bin_s` is NaN"),
+        ("prices = { core_hour = -1 }", "`core_hour` is -1; use a number from 0 to 1000000000"),
+        ("prices = { cores = 1 }", "unknown key `cores`"),
+        ("polici = 1", "unknown key `polici`; did you mean `policy`?"),
+    ] {
+        let error = pool(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn wrong_limits_of_a_pool_are_named() {
+    for (scale, says) in [
+        ("{ fraction = -0.1 }", "`fraction` is -0.1; use a number from 0 to 1000"),
+        ("{ step_up = 0 }", "`step_up` is 0; use a whole number from 1 to 100000"),
+        ("{ schedule = [{ from = \"25:00\", to = \"02:00\" }] }", "`25:00` is no time of day"),
+        ("{ schedule = [{ from = \"8:00\", to = \"02:00\" }] }", "`8:00` is no time of day"),
+        ("{ schedule = [{ from = \"08:00\" }] }", "`to`"),
+        (
+            "{ schedule = [{ days = [\"mun\"], from = \"08:00\", to = \"09:00\" }] }",
+            "there is no day named `mun`; did you mean `mon`?",
+        ),
+        (
+            "{ schedule = [{ from = \"08:00\", to = \"09:00\", floor = 3, ceiling = 2 }] }",
+            "`floor` is 3, but `ceiling` is only 2",
+        ),
+    ] {
+        let error = in_component(&format!("scale = {scale}"));
+        assert!(error.contains(says), "{scale}: {error}");
+    }
+    assert!(in_component("frozen = 1").contains("`max` leaves only 0 beyond `warm`"));
+    assert!(in_component("after = \"resart\"").contains("did you mean `restart`?"));
 }

@@ -15,6 +15,7 @@ use shard_runtime::ring::{RingReader, RingWriter};
 use shard_runtime::stats::Stats;
 use shard_runtime::wake::{Bell, Ringer};
 use shardkit::application::{After, Component, Destination, Input, Needs, Output, Shards, Wait};
+use shardkit::pool::Scale;
 use shardkit::prelude::*;
 use shardkit::{Endpoint, Result as HandlerResult};
 use std::os::fd::OwnedFd;
@@ -95,6 +96,7 @@ fn component<const N: usize>() -> Component {
         start_timeout_ms: 1,
         stop_timeout_ms: 1,
         after: After::Return,
+        scale: Scale::default(),
         config_json: "{}".into(),
     }
 }

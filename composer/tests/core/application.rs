@@ -4,12 +4,19 @@ use shard_runtime::id::{ComponentId, PortId};
 use shardkit::application::{
     After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
+use shardkit::pool::Scale;
 
 /// An application in the making.
 pub(crate) struct Made(Application);
 
 pub(crate) fn application() -> Made {
-    Made(Application { name: "made".into(), components: vec![], compositions: vec![], embedder: None })
+    Made(Application {
+        name: "made".into(),
+        components: vec![],
+        compositions: vec![],
+        embedder: None,
+        pool: None,
+    })
 }
 
 impl Made {
@@ -28,6 +35,7 @@ impl Made {
             start_timeout_ms: 1_000,
             stop_timeout_ms: 500,
             after: After::Return,
+            scale: Scale::default(),
             config_json: "{}".into(),
         });
         self

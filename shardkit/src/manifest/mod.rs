@@ -73,6 +73,7 @@
 //! | `frozen` | `0` | of the shards that nobody needs, so many are frozen before others end |
 //! | `scale_down_delay_ms` | `10000` | how long a shard that nobody needs may be idle before it is frozen or ends |
 //! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
+//! | `scale` | no limits | see below |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
 //! | `memory` | `0` | memory that one shard needs; a size |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
@@ -105,6 +106,26 @@
 //! `[embedder]`, optional: the end that the embedding program itself holds, with `in` and `out` as above. In the
 //! [`Application`] it is the last component, named `embedder`, without a program.
 //!
+//! `[pool]`, optional: once a bin of time a policy says how many shards of each component are to be ready, between its
+//! `warm` and its `max`. Without it each keeps as many as its `warm` says.
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `policy` | `"expected-cost"` | `"expected-cost"`, `"hybrid"`, `"reactive"`, `"headroom"`, `"headroom-PERCENT"`, `"keep-alive-BINS"`, `"fixed-buffer-PLACES"` |
+//! | `bin_s` | `60` | the length of a bin, in seconds |
+//! | `history` | none | a file in which the policy's memory survives a restart |
+//! | `prices` | `{ core_hour = 0.04, gib_hour = 0.005, gpu_gib_hour = 0.1, waiting_second = 0.01 }` | what things cost, in any one currency |
+//!
+//! `scale` of a component, the limits of its pool:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `buffer` | `0` | so many places more than are in use, at least |
+//! | `fraction` | `0` | so large a part more than is in use, at least |
+//! | `step_up`, `step_down` | any | at most so many shards more, or fewer, from one bin to the next |
+//! | `budget_hour` | any | what its warm shards may cost an hour |
+//! | `schedule` | `[]` | windows of time with other limits: `{ days = ["fri", "sat"], from = "20:00", to = "02:00", floor = 4, ceiling = 9 }`, in UTC |
+//!
 //! `[composition.NAME]`, the kinds of session. Without any there is one, named `default`:
 //!
 //! | key | default | meaning |
@@ -118,6 +139,7 @@ mod error;
 mod limits;
 mod needs;
 mod nesting;
+mod pool;
 mod ports;
 mod program;
 mod quantity;

@@ -9,6 +9,7 @@ use crate::application::{
     CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
     SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
+use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Unexpected};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub(super) struct Manifest {
     pub(super) component: Named<Component>,
     /// The end that the embedding program itself holds.
     pub(super) embedder: Option<Embedder>,
+    /// How pools follow demand. Without it each component keeps as many shards as its `warm` says.
+    pub(super) pool: Option<Pool>,
     /// The kinds of session, by name. Without any there is one, named `default`.
     #[serde(default)]
     pub(super) composition: Named<Composition>,
@@ -80,6 +83,8 @@ pub(super) struct Component {
     #[serde(default = "after")]
     #[schemars(extend("enum" = ["return", "scrub", "restart"]))]
     pub(super) after: At<String>,
+    /// The limits of its pool, for a policy that follows demand.
+    pub(super) scale: Option<Scale>,
     /// Cores of its own that one shard needs; 0 shares the cores that nobody owns.
     #[serde(default = "zero")]
     #[schemars(range(min = 0, max = CORES_MAX))]
@@ -117,6 +122,99 @@ pub(super) struct Component {
     /// Where messages leave, by name.
     #[serde(default, rename = "out")]
     pub(super) outputs: Named<Output>,
+}
+
+/// How pools follow demand: once a bin of time a policy says how many shards of each component are to be ready.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Pool {
+    /// The policy: `expected-cost`, `hybrid`, `reactive`, `headroom`, `headroom-PERCENT`, `keep-alive-BINS` or
+    /// `fixed-buffer-PLACES`.
+    #[serde(default = "policy")]
+    pub(super) policy: At<String>,
+    /// How often it decides: the length of a bin, in seconds.
+    #[serde(default = "bin")]
+    #[schemars(range(min = BIN_S_MIN, max = BIN_S_MAX))]
+    pub(super) bin_s: At<Number>,
+    /// A file in which the policy's memory survives a restart; relative to the manifest's folder.
+    pub(super) history: Option<At<String>>,
+    /// What things cost, in any one currency.
+    #[serde(default)]
+    pub(super) prices: Prices,
+}
+
+/// What things cost, in any one currency.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Prices {
+    /// A core for an hour.
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    pub(super) core_hour: At<Number>,
+    /// A gibibyte of memory for an hour.
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    pub(super) gib_hour: At<Number>,
+    /// A gibibyte of GPU memory for an hour.
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    pub(super) gpu_gib_hour: At<Number>,
+    /// A second that a user waits.
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    pub(super) waiting_second: At<Number>,
+}
+
+impl Default for Prices {
+    fn default() -> Self {
+        // About what a cloud asks for a core and for memory; a user's hour of waiting is worth about 30.
+        let [core_hour, gib_hour, gpu_gib_hour, waiting_second] = [0.04, 0.005, 0.1, 0.01].map(number);
+        Self { core_hour, gib_hour, gpu_gib_hour, waiting_second }
+    }
+}
+
+/// The limits of a component's pool, on top of its `warm` and `max`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Scale {
+    /// So many places more than are in use, at least.
+    #[serde(default = "zero")]
+    #[schemars(range(min = 0, max = u32::MAX))]
+    pub(super) buffer: At<Whole>,
+    /// So large a part more than is in use, at least: 0.25 is a quarter more.
+    #[serde(default = "nothing")]
+    #[schemars(range(min = 0, max = FRACTION_MAX))]
+    pub(super) fraction: At<Number>,
+    /// At most so many shards more from one bin to the next.
+    #[schemars(range(min = 1, max = SHARDS_MAX))]
+    pub(super) step_up: Option<At<Whole>>,
+    /// At most so many shards fewer from one bin to the next.
+    #[schemars(range(min = 1, max = SHARDS_MAX))]
+    pub(super) step_down: Option<At<Whole>>,
+    /// What its warm shards may cost an hour.
+    #[schemars(range(min = 0, max = PRICE_MAX))]
+    pub(super) budget_hour: Option<At<Number>>,
+    /// Times at which other floors and ceilings hold; where several do, the last one counts.
+    #[serde(default)]
+    #[schemars(length(max = WINDOWS_MAX))]
+    pub(super) schedule: Vec<Window>,
+}
+
+/// A time of day on some days, in UTC.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Window {
+    /// The days on which it begins: `mon`, `tue`, `wed`, `thu`, `fri`, `sat`, `sun`. Without it: every day.
+    #[schemars(length(min = 1, max = 7))]
+    pub(super) days: Option<Vec<At<String>>>,
+    /// Its begin, as in `08:00`.
+    #[schemars(extend("pattern" = "^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub(super) from: At<String>,
+    /// Its end; on the next day if it is not after the begin.
+    #[schemars(extend("pattern" = "^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
+    pub(super) to: At<String>,
+    /// So many shards at least.
+    #[schemars(range(min = 0, max = SHARDS_MAX))]
+    pub(super) floor: Option<At<Whole>>,
+    /// So many at the most.
+    #[schemars(range(min = 0, max = SHARDS_MAX))]
+    pub(super) ceiling: Option<At<Whole>>,
 }
 
 /// The end that the embedding program itself holds: ports, but no program and no shards.
@@ -244,6 +342,22 @@ fn whole(value: i64) -> At<Whole> {
 
 fn amount(text: &str) -> At<Amount> {
     At::nowhere(Amount::Text(text.to_owned()))
+}
+
+fn number(value: f64) -> At<Number> {
+    At::nowhere(Number(value))
+}
+
+fn nothing() -> At<Number> {
+    number(0.0)
+}
+
+fn policy() -> At<String> {
+    At::nowhere("expected-cost".into())
+}
+
+fn bin() -> At<Number> {
+    number(60.0)
 }
 
 fn zero() -> At<Whole> {

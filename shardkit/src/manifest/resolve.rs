@@ -7,8 +7,9 @@ use super::calls::{self, Calls};
 use super::error::{Problem, did_you_mean};
 use super::limits::{amount, bytes, check_count, check_name, whole};
 use super::ports::{End, Names, check_ports, inputs};
-use super::{EMBEDDER, quantity, raw};
+use super::{EMBEDDER, pool, quantity, raw};
 use crate::application::*;
+use crate::pool::Scale;
 use shard_runtime::id::ComponentId;
 
 /// Checks all of a manifest and builds its application.
@@ -41,6 +42,7 @@ pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
         components,
         compositions: Vec::new(),
         embedder,
+        pool: raw.pool.as_ref().map(pool::pool).transpose()?,
     };
     if !raw.application.cycles {
         calls.forbid_circles(&application)?;
@@ -97,6 +99,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         start_timeout_ms: whole(&raw.start_timeout_ms, "start_timeout_ms", 1, TIMEOUT_MS_MAX)?,
         stop_timeout_ms: whole(&raw.stop_timeout_ms, "stop_timeout_ms", 1, TIMEOUT_MS_MAX)?,
         after: after(&raw.after)?,
+        scale: raw.scale.as_ref().map(pool::scale).transpose()?.unwrap_or_default(),
         config_json: config_json(raw.config.as_ref())?,
     })
 }
@@ -117,6 +120,7 @@ fn embedder(raw: &raw::Embedder) -> Result<Component, Problem> {
         start_timeout_ms: 0,
         stop_timeout_ms: 0,
         after: After::Return,
+        scale: Scale::default(),
         config_json: "{}".to_owned(),
     })
 }
