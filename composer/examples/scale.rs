@@ -380,6 +380,12 @@ impl Run {
         }
     }
 
+    /// Those who wait give up.
+    fn give_up(&mut self) {
+        self.now_ns += WAIT_NS;
+        self.tell(Event::Tick);
+    }
+
     /// Sessions come and go around a number of them, and shards die.
     fn churn(&mut self, operations: u64, sessions: usize) {
         for operation in 1..=operations {
@@ -406,8 +412,7 @@ impl Run {
             let (took, _) = self.tell(Event::Tick);
             self.costs.add(Decision::InVain, took);
         }
-        self.now_ns += WAIT_NS;
-        self.tell(Event::Tick);
+        self.give_up();
         for _ in 0..OVERLOADS {
             let before = self.refusals;
             let (took, _) = self.request(0);
@@ -448,7 +453,9 @@ fn play(world: World, args: &Args) {
     println!("  {sessions} sessions and {more} wires more in {seconds:.2} s, {bytes} B a session");
     run.costs.print();
 
-    run.costs = Costs::new();
+    run.give_up();
+    run.reason.take().inspect(|reason| println!("  then: {reason}"));
+    (run.costs, run.refusals) = (Costs::new(), 0);
     run.churn(args.operations, sessions);
     let seconds = run.costs.seconds();
     println!(
