@@ -21,6 +21,9 @@ use super::shards::{Class, NodeRef};
 use super::wires::Waiter;
 use super::{CELLS_BEYOND_PLACES_MAX, Core, LINKS_MAX, SEARCH_STEPS_MAX};
 
+/// How many shards without a wire to the rest of a set are looked at before one of them is wired.
+const WIRE_CANDIDATES_MAX: usize = 64;
+
 impl Core {
     pub(super) fn session_requested(
         &mut self,
@@ -368,11 +371,18 @@ impl Core {
         self.set = set;
     }
 
-    /// The shard of a list that needs the fewest new wires to those already in the set; the fullest of these.
+    /// The shard of a list that needs the fewest new wires to those already in the set; the fullest of these. Whoever
+    /// needs fewer than the others is wired to one in the set already, so the rest of the list need not be looked at.
     fn least_to_wire(&self, list: &List, level: &Level, set: &[u32]) -> Option<u32> {
+        let class = self.shards.get(list.first()?).class;
+        let listed = |&s: &u32| {
+            s != NONE && self.shards.get(s).component == level.component && self.shards.get(s).class == class
+        };
+        let peers = partners(level, set).flat_map(|p| self.shards.get(p).wires().map(|l| l.peer));
+        let front = list.iter(&self.shards.table).take(WIRE_CANDIDATES_MAX);
         let missing =
             |shard: u32| partners(level, set).filter(|&p| self.link_between(shard, p).is_none()).count();
-        list.iter(&self.shards.table).min_by_key(|&s| (missing(s), self.shards.get(s).room()))
+        peers.filter(listed).chain(front).min_by_key(|&s| (missing(s), self.shards.get(s).room()))
     }
 
     /// Makes the wires that a set lacks, and a cell of it. False if a shard has no link left.

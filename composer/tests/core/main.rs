@@ -3,6 +3,7 @@
 
 mod allocations;
 mod application;
+mod asked;
 mod liars;
 mod packing;
 mod pools;

@@ -163,6 +163,12 @@ impl Rig {
         })
     }
 
+    /// Forgets the effects so far, all of which are answered.
+    pub(crate) fn forget_effects(&mut self) {
+        self.effects.clear();
+        self.answered = 0;
+    }
+
     pub(crate) fn has(&self, effect: Effect) -> bool {
         self.effects.contains(&effect)
     }
