@@ -17,6 +17,10 @@ pub const COMPONENTS_MAX: usize = 256;
 pub const PORTS_MAX: usize = 1_024;
 /// The largest message that a port may declare, in bytes.
 pub const MESSAGE_BYTES_MAX: u32 = 64 << 20;
+/// The largest number of generic programs of one application.
+pub const GENERICS_MAX: usize = 64;
+/// The most spares of one generic program.
+pub const SPARES_MAX: u32 = 256;
 /// The longest name of an application, a component, a port or a composition, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// The longest name of a type of messages, in bytes.
@@ -54,6 +58,8 @@ pub struct Application {
     /// The position of the embedder in `components`, if the manifest declares one: the end that the embedding
     /// program itself holds. It has ports, but no program and no shards.
     pub embedder: Option<ComponentId>,
+    /// Programs in which several components are linked, in the manifest's order.
+    pub generics: Vec<Generic>,
 }
 
 /// A named part of the application.
@@ -81,8 +87,38 @@ pub struct Component {
     pub start_timeout_ms: u64,
     /// How long a shard may take to end after it was asked to, in milliseconds.
     pub stop_timeout_ms: u64,
+    /// What becomes of a shard that holds no session any more.
+    pub after: After,
+    /// Whether its shards are forked from one process that was initialised once.
+    pub zygote: bool,
     /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
     pub config_json: String,
+}
+
+/// What becomes of a shard when its last session has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum After {
+    /// It takes the next session as it is. The default.
+    #[default]
+    Return,
+    /// It takes the next session once the author's code has scrubbed it; one that fails to is killed.
+    Scrub,
+    /// It ends, and another is started in its place.
+    Restart,
+}
+
+/// A program in which several components are linked. Some of its processes wait, and become shards of whichever of
+/// these components is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generic {
+    /// Its name, unique among the generic programs.
+    pub name: String,
+    /// The program and its arguments.
+    pub program: Program,
+    /// What its processes can become. Never empty; no component is in two generic programs.
+    pub components: Vec<ComponentId>,
+    /// How many processes wait.
+    pub spares: u32,
 }
 
 /// How a shard's program is started.
@@ -194,6 +230,11 @@ impl Application {
     /// The component of this name.
     pub fn find(&self, name: &str) -> Option<ComponentId> {
         self.components.iter().position(|c| c.name == name).map(|at| ComponentId(at as u16))
+    }
+
+    /// The generic program, by its position, whose processes can become shards of a component.
+    pub fn generic_of(&self, id: ComponentId) -> Option<usize> {
+        self.generics.iter().position(|generic| generic.components.contains(&id))
     }
 
     /// The components that `id` calls, each once, in the order of its outputs.

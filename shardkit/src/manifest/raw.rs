@@ -6,8 +6,8 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    CAPACITY_MAX, CORES_MAX, NAME_BYTES_MAX, SHARDS_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
-    TIMEOUT_MS_MAX,
+    CAPACITY_MAX, CORES_MAX, NAME_BYTES_MAX, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX,
+    TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Unexpected};
@@ -27,6 +27,9 @@ pub(super) struct Manifest {
     /// The kinds of session, by name. Without any there is one, named `default`.
     #[serde(default)]
     pub(super) composition: Named<Composition>,
+    /// Programs in which several components are linked, by name.
+    #[serde(default)]
+    pub(super) generic: Named<Generic>,
 }
 
 /// The application as a whole.
@@ -95,6 +98,13 @@ pub(super) struct Component {
     #[serde(default = "stop_timeout")]
     #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub(super) stop_timeout_ms: At<Whole>,
+    /// What becomes of a shard when its last session has ended.
+    #[schemars(schema_with = "after_schema")]
+    pub(super) after: Option<At<String>>,
+    /// Whether its shards are forked from one process that was initialised once. Only for a component whose
+    /// initialisation starts no thread and leaves nothing that two processes must not share.
+    #[serde(default)]
+    pub(super) zygote: bool,
     /// Anything: the program finds it in its configuration.
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub(super) config: Option<At<toml::Table>>,
@@ -126,6 +136,30 @@ pub(super) struct Composition {
     /// else those that nobody calls, or else all.
     #[schemars(length(min = 1))]
     pub(super) entry: Option<At<Vec<At<String>>>>,
+}
+
+/// A program in which several components are linked: some of its processes wait, and become shards of whichever
+/// component is asked for.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Generic {
+    /// The program, found as a component's is.
+    #[schemars(length(min = 1))]
+    pub(super) program: At<String>,
+    /// The arguments after the program's name.
+    #[serde(default)]
+    pub(super) args: Vec<At<String>>,
+    /// Environment variables on top of the inherited ones.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) env: Named<String>,
+    /// What its processes can become.
+    #[schemars(length(min = 1))]
+    pub(super) components: At<Vec<At<String>>>,
+    /// How many processes wait.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = SPARES_MAX))]
+    pub(super) spares: At<Whole>,
 }
 
 /// An input. The short form is its type alone: `login = "Login"`.
@@ -450,6 +484,10 @@ schema!(Output, "Output or destinations", inline: true, generator => {
         generator.subschema_for::<OutputTable>(),
     ],
 });
+
+fn after_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["return", "scrub", "restart"], "default": "return" })
+}
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
