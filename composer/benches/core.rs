@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use shard_composer::core::{CompositionId, Core, Effect, Event, RequestId};
 use shard_runtime::id::{ComponentId, PortId, SessionId};
 use shardkit::application::{
-    Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
+    After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -26,12 +26,14 @@ fn application(components: [(u32, u32); 5]) -> Application {
         outputs: (at < 4).then(|| to(at + 1)).into_iter().collect(),
         start_timeout_ms: 1_000,
         stop_timeout_ms: 1_000,
+        after: After::Return,
+        zygote: false,
         config_json: "{}".into(),
     };
     let components = components.into_iter().enumerate().map(|(at, c)| component(at, c)).collect();
     let ids = (0..5).map(ComponentId).collect();
     let compositions = vec![Composition { name: "all".into(), components: ids }];
-    Application { name: "bench".into(), components, compositions, embedder: None }
+    Application { name: "bench".into(), components, compositions, embedder: None, generics: vec![] }
 }
 
 fn to(component: usize) -> Output {

@@ -14,7 +14,7 @@ use shard_runtime::region::Region;
 use shard_runtime::ring::{RingReader, RingWriter};
 use shard_runtime::stats::Stats;
 use shard_runtime::wake::{Bell, Ringer};
-use shardkit::application::{Component, Destination, Input, Needs, Output, Shards, Wait};
+use shardkit::application::{After, Component, Destination, Input, Needs, Output, Shards, Wait};
 use shardkit::prelude::*;
 use shardkit::{Endpoint, Result as HandlerResult};
 use std::os::fd::OwnedFd;
@@ -94,6 +94,8 @@ fn component<const N: usize>() -> Component {
         outputs: vec![output],
         start_timeout_ms: 1,
         stop_timeout_ms: 1,
+        after: After::Return,
+        zygote: false,
         config_json: "{}".into(),
     }
 }

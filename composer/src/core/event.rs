@@ -92,6 +92,33 @@ impl fmt::Display for Exit {
     }
 }
 
+/// How a shard came to be warm: by what it cost to get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// It was ready.
+    Ready,
+    /// It was frozen, and was thawed.
+    Frozen,
+    /// A process that waited, and could become a shard of several components, became it.
+    Generic,
+    /// It was forked from its component's zygote.
+    Zygote,
+    /// Its program was started.
+    Cold,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tier::Ready => "ready",
+            Tier::Frozen => "frozen",
+            Tier::Generic => "generic",
+            Tier::Zygote => "zygote",
+            Tier::Cold => "cold",
+        })
+    }
+}
+
 /// Why the core wants a shard killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {
@@ -107,6 +134,8 @@ pub enum KillReason {
     Hung,
     /// It could not be wired to the embedder.
     NoEmbedder,
+    /// Something of an ended session may be left in it.
+    ScrubFailed,
 }
 
 impl fmt::Display for KillReason {
@@ -118,6 +147,7 @@ impl fmt::Display for KillReason {
             KillReason::CloseTimeout => "did not answer when a session was closed",
             KillReason::Hung => "showed no heartbeat",
             KillReason::NoEmbedder => "could not be wired to the embedder",
+            KillReason::ScrubFailed => "could not be scrubbed after its session",
         })
     }
 }
@@ -147,6 +177,8 @@ pub enum Event {
         shard: ShardId,
         /// Its process id, for people to read.
         pid: u32,
+        /// How it came into being.
+        from: Tier,
     },
     /// A shard has started up and can be wired.
     ShardReady {
@@ -191,6 +223,13 @@ pub enum Event {
     },
     /// A shard holds nothing of the session any more.
     Closed {
+        /// Which session.
+        session: SessionId,
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// As [`Closed`](Event::Closed), but the shard can't be used for another session.
+    ScrubFailed {
         /// Which session.
         session: SessionId,
         /// Which shard.
@@ -246,6 +285,16 @@ pub enum Effect {
     },
     /// Ask a shard to end. Answered by `ShardExited`.
     Stop {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Take the processor away from a shard that holds no session; its memory stays. Has no answer.
+    Freeze {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Let a frozen shard go on, before anything else is asked of it. Has no answer.
+    Thaw {
         /// Which shard.
         shard: ShardId,
     },

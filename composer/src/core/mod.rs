@@ -29,7 +29,9 @@ mod shards;
 mod view;
 mod wires;
 
-pub use event::{CompositionId, Effect, End, Event, Exit, KillReason, RequestId, Route, WireEnd, WireId};
+pub use event::{
+    CompositionId, Effect, End, Event, Exit, KillReason, RequestId, Route, Tier, WireEnd, WireId,
+};
 pub use refusal::{Death, Loss, Name, Refusal};
 pub use sessions::SessionState;
 pub use shards::ShardState;
@@ -135,8 +137,9 @@ impl Core {
             Event::Opened { session, shard } => self.opened(now_ns, session, shard, effects),
             Event::SessionEnded { session } => self.session_ended(now_ns, session, effects),
             Event::Closed { session, shard } => self.closed(now_ns, session, shard, effects),
+            Event::ScrubFailed { session, shard } => self.scrub_failed(now_ns, session, shard, effects),
             Event::OpenRefused { session, shard } => self.open_refused(now_ns, session, shard, effects),
-            Event::Launched { shard, pid } => self.launched(shard, pid),
+            Event::Launched { shard, pid, .. } => self.launched(shard, pid),
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
             Event::ShardExited { shard, how } => self.shard_exited(now_ns, shard, how, effects),
             Event::ShardHung { shard } => self.shard_hung(now_ns, shard, effects),

@@ -7,7 +7,7 @@ use super::event::{Effect, Exit, KillReason};
 use super::refusal::{Death, Loss, Name};
 use super::shards::{Class, ShardState};
 use super::{BACKOFF_MAX_MS, BACKOFF_MIN_MS, Core, NS_PER_MS};
-use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 
 impl Core {
     /// Launches what is missing.
@@ -109,6 +109,20 @@ impl Core {
     pub(super) fn shard_hung(&mut self, now_ns: u64, id: ShardId, effects: &mut Vec<Effect>) {
         if let Some(at) = self.shards.find(id) {
             self.kill(now_ns, at, KillReason::Hung, effects);
+        }
+    }
+
+    /// A shard has let go of a session, but can't be trusted to have forgotten it.
+    pub(super) fn scrub_failed(
+        &mut self,
+        now_ns: u64,
+        session: SessionId,
+        id: ShardId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.closed(now_ns, session, id, effects);
+        if let Some(at) = self.shards.find(id) {
+            self.kill(now_ns, at, KillReason::ScrubFailed, effects);
         }
     }
 

@@ -2,14 +2,20 @@
 
 use shard_runtime::id::{ComponentId, PortId};
 use shardkit::application::{
-    Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
+    After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
 
 /// An application in the making.
 pub(crate) struct Made(Application);
 
 pub(crate) fn application() -> Made {
-    Made(Application { name: "made".into(), components: vec![], compositions: vec![], embedder: None })
+    Made(Application {
+        name: "made".into(),
+        components: vec![],
+        compositions: vec![],
+        embedder: None,
+        generics: vec![],
+    })
 }
 
 impl Made {
@@ -27,6 +33,8 @@ impl Made {
             outputs: vec![],
             start_timeout_ms: 1_000,
             stop_timeout_ms: 500,
+            after: After::Return,
+            zygote: false,
             config_json: "{}".into(),
         });
         self

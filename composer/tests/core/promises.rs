@@ -5,7 +5,7 @@ use crate::rig::{MS, Rig};
 use shard_composer::core::{
     BACKOFF_MAX_MS, BACKOFF_MIN_MS, CLOSE_TIMEOUT_MS, CompositionId, Death, Effect, End, Event, Exit,
     IDLE_STOP_MS, KillReason, LINKS_MAX, Loss, OPEN_TIMEOUT_MS, Refusal, RequestId, SessionState, ShardState,
-    WIRE_TRIES_MAX,
+    Tier, WIRE_TRIES_MAX,
 };
 use shard_runtime::id::{ComponentId, SessionId};
 
@@ -252,7 +252,7 @@ fn a_shard_that_hangs_in_start_up_is_killed_and_named() {
     let mut rig = Rig::new_without_answers(&single(1, 1, 1));
     rig.tell(Event::Start);
     let shard = rig.live(0)[0];
-    rig.tell(Event::Launched { shard, pid: 7 });
+    rig.tell(Event::Launched { shard, pid: 7, from: Tier::Cold });
     let request = rig.request(5_000);
     rig.pass_ms(999);
     assert_eq!(rig.killed(shard), None);

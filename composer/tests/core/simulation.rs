@@ -8,7 +8,8 @@ use crate::rig::MS;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shard_composer::core::{
-    CompositionId, Core, Effect, End, Event, Exit, LINKS_MAX, Refusal, RequestId, ShardState, WireEnd, WireId,
+    CompositionId, Core, Effect, End, Event, Exit, LINKS_MAX, Refusal, RequestId, ShardState, Tier, WireEnd,
+    WireId,
 };
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shardkit::application::Application;
@@ -303,6 +304,8 @@ impl World {
                     self.plan(after_ns, Happening::Death(shard, Exit::Code(0)));
                 }
             }
+            // The core does not freeze yet.
+            Effect::Freeze { .. } | Effect::Thaw { .. } => unreachable!("{effect:?}"),
             Effect::Kill { shard, .. } => {
                 let after_ns = self.some_ns(MS);
                 self.plan(after_ns, Happening::Death(shard, Exit::Signal(9)));
@@ -351,7 +354,7 @@ impl World {
             return self.plan(1, Happening::Death(shard, Exit::NotStarted(2)));
         }
         let (launched_ns, ready_ns) = (self.some_ns(MS), self.some_ns(20 * MS));
-        self.say(shard, launched_ns, Event::Launched { shard, pid: shard.0 + 1 });
+        self.say(shard, launched_ns, Event::Launched { shard, pid: shard.0 + 1, from: Tier::Cold });
         if !self.fails() {
             self.say(shard, launched_ns + ready_ns, Event::ShardReady { shard });
         }
