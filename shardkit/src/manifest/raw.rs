@@ -99,8 +99,9 @@ pub(super) struct Component {
     #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub(super) stop_timeout_ms: At<Whole>,
     /// What becomes of a shard when its last session has ended.
+    #[serde(default = "returns")]
     #[schemars(schema_with = "after_schema")]
-    pub(super) after: Option<At<String>>,
+    pub(super) after: At<String>,
     /// Whether its shards are forked from one process that was initialised once. Only for a component whose
     /// initialisation starts no thread and leaves nothing that two processes must not share.
     #[serde(default)]
@@ -278,6 +279,10 @@ fn start_timeout() -> At<Whole> {
 
 fn stop_timeout() -> At<Whole> {
     whole(1000)
+}
+
+fn returns() -> At<String> {
+    At::nowhere("return".to_owned())
 }
 
 fn no_bytes() -> At<Amount> {
@@ -486,7 +491,7 @@ schema!(Output, "Output or destinations", inline: true, generator => {
 });
 
 fn after_schema(_generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": ["return", "scrub", "restart"], "default": "return" })
+    json_schema!({ "enum": ["return", "scrub", "restart"] })
 }
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {

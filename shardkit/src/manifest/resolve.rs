@@ -98,7 +98,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         outputs: Vec::new(),
         start_timeout_ms: whole(&raw.start_timeout_ms, "start_timeout_ms", 1, TIMEOUT_MS_MAX)?,
         stop_timeout_ms: whole(&raw.stop_timeout_ms, "stop_timeout_ms", 1, TIMEOUT_MS_MAX)?,
-        after: raw.after.as_ref().map(after).transpose()?.unwrap_or_default(),
+        after: after(&raw.after)?,
         zygote: raw.zygote,
         config_json: config_json(raw.config.as_ref())?,
     })
