@@ -29,12 +29,20 @@ fn application(components: [(u32, u32); 5]) -> Application {
         stop_timeout_ms: 1_000,
         after: After::Return,
         scale: Scale::default(),
+        zygote: false,
         config_json: "{}".into(),
     };
     let components = components.into_iter().enumerate().map(|(at, c)| component(at, c)).collect();
     let ids = (0..5).map(ComponentId).collect();
     let compositions = vec![Composition { name: "all".into(), components: ids, idle_timeout_ms: None }];
-    Application { name: "bench".into(), components, compositions, embedder: None, pool: None }
+    Application {
+        name: "bench".into(),
+        components,
+        compositions,
+        embedder: None,
+        pool: None,
+        generics: vec![],
+    }
 }
 
 fn to(component: usize) -> Output {

@@ -19,8 +19,9 @@ use rand::{Rng, SeedableRng};
 use shard_composer::core::{CompositionId, Core, Effect, Event, Exit, RequestId, SESSIONS_MAX};
 use shard_runtime::id::{ComponentId, PortId, SessionId, ShardId};
 use shardkit::application::{
-    Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
+    After, Application, Component, Composition, Destination, Needs, Output, Program, Shards, Wait,
 };
+use shardkit::pool::Scale;
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -114,7 +115,11 @@ impl World {
             }
             components[usize::from(first) + 1].outputs = [0, first, first + 2, first + 3].map(call).into();
             let ids = std::iter::once(0).chain(first..first + 4).map(ComponentId).collect();
-            compositions.push(Composition { name: format!("match-{game}"), components: ids });
+            compositions.push(Composition {
+                name: format!("match-{game}"),
+                components: ids,
+                idle_timeout_ms: None,
+            });
         }
         let embedder = matches!(self, World::Embedded).then(|| {
             let mut embedder = component("embedder", 1, 0);
@@ -123,7 +128,7 @@ impl World {
             components.push(embedder);
             ComponentId(5)
         });
-        Application { name: "scale".into(), components, compositions, embedder }
+        Application { name: "scale".into(), components, compositions, embedder, pool: None, generics: vec![] }
     }
 }
 
@@ -132,7 +137,7 @@ fn component(name: &str, capacity: u32, warm: u32) -> Component {
         name: name.into(),
         program: Some(Program { path: "true".into(), args: vec![], env: vec![] }),
         capacity,
-        shards: Shards { warm, max: warm },
+        shards: Shards::between(warm, warm),
         needs: Needs::default(),
         wait: Wait::Park,
         tick_hz: None,
@@ -140,6 +145,9 @@ fn component(name: &str, capacity: u32, warm: u32) -> Component {
         outputs: vec![],
         start_timeout_ms: 1_000,
         stop_timeout_ms: 1_000,
+        after: After::Return,
+        scale: Scale::default(),
+        zygote: false,
         config_json: "{}".into(),
     }
 }

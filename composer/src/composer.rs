@@ -1,11 +1,11 @@
 //! The composer as an embedding program uses it.
 
-use crate::core::{CompositionId, Refusal, SessionState, ShardState, Tiers, WireEnd};
+use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
 use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
-use crate::inner::Inner;
+use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
 use crate::shell::{Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
@@ -40,6 +40,14 @@ pub enum StartError {
     Program {
         /// The component.
         component: String,
+        /// What is wrong.
+        source: ProgramError,
+    },
+    /// A generic program is not there.
+    #[error("generic program `{generic}`: {source}")]
+    Generic {
+        /// Its name in the manifest.
+        generic: String,
         /// What is wrong.
         source: ProgramError,
     },
@@ -131,7 +139,7 @@ impl Builder {
     pub fn start(self) -> Result<Composer, StartError> {
         let topology = Topology::read();
         self.manifest.check_needs(&host(&topology))?;
-        let programs = self.programs()?;
+        let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
         let application = Arc::new(self.manifest.application().clone());
         barrier::register();
@@ -164,6 +172,7 @@ impl Builder {
             slow: slow_effects,
             launcher,
             programs,
+            generic_programs,
             quiet: self.quiet,
             embed_bell,
             hub_bell,
@@ -193,16 +202,22 @@ impl Builder {
         Ok(())
     }
 
-    fn programs(&self) -> Result<Vec<Option<PathBuf>>, StartError> {
-        let me = std::env::current_exe()?;
-        let find = |component: &shardkit::application::Component| {
-            let program = component.program.as_ref()?;
-            Some(
-                resolve_program(program, self.manifest.folder(), &me)
-                    .map_err(|source| StartError::Program { component: component.name.clone(), source }),
-            )
+    /// Where the programs are: the components' and the generic ones.
+    fn programs(&self) -> Result<(Vec<Option<PathBuf>>, Vec<PathBuf>), StartError> {
+        let (me, application) = (std::env::current_exe()?, self.manifest.application());
+        let find =
+            |program: &shardkit::application::Program| resolve_program(program, self.manifest.folder(), &me);
+        let component = |component: &shardkit::application::Component| {
+            let found = component.program.as_ref().map(find).transpose();
+            found.map_err(|source| StartError::Program { component: component.name.clone(), source })
         };
-        self.manifest.application().components.iter().map(|component| find(component).transpose()).collect()
+        let generic = |generic: &shardkit::application::Generic| {
+            let found = find(&generic.program);
+            found.map_err(|source| StartError::Generic { generic: generic.name.clone(), source })
+        };
+        let components: Result<_, _> = application.components.iter().map(component).collect();
+        let generics: Result<_, _> = application.generics.iter().map(generic).collect();
+        Ok((components?, generics?))
     }
 }
 
@@ -473,6 +488,34 @@ impl Composer {
             since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
         };
         hub.core.sessions().map(info).collect()
+    }
+
+    /// How the last shards of a component came into being and how long that took, the oldest first; at most
+    /// [`STARTS_MAX`](crate::STARTS_MAX) of them.
+    pub fn starts(&self, component: &str) -> Vec<Start> {
+        self.application().find(component).map(|id| self.inner().starts(id)).unwrap_or_default()
+    }
+
+    /// The processes that shards are made from: spares of generic programs, and zygotes.
+    pub fn sources(&self) -> Vec<Source> {
+        self.inner().sources()
+    }
+
+    /// What the last shard of a component, or its zygote, said that failed.
+    pub fn fault(&self, component: &str) -> Option<String> {
+        self.inner().fault(self.application().find(component)?)
+    }
+
+    /// Takes the processor away from a shard by hand: its memory stays, and it does nothing until it is thawed. Meant
+    /// for people who measure: the composer goes on to count it as ready, and kills it if it is asked for a session
+    /// and does not answer in time.
+    pub fn freeze(&self, shard: ShardId) {
+        self.inner().ask(Effect::Freeze { shard });
+    }
+
+    /// Lets a shard go on that was frozen by hand.
+    pub fn thaw(&self, shard: ShardId) {
+        self.inner().ask(Effect::Thaw { shard });
     }
 
     /// How many requests wait for shards.

@@ -55,6 +55,8 @@ pub enum Ending {
 pub(crate) enum Slow {
     /// An effect of the core.
     Effect(Effect),
+    /// A shard has said what is wrong with it.
+    Fault { shard: ShardId, fault: String },
     /// The core was asked to shut down by another thread.
     ShutDown,
 }
@@ -341,6 +343,11 @@ impl Hub {
         match ack.verb {
             Some(Verb::Opened) => self.handle(Event::Opened { session, shard }),
             Some(Verb::Closed) => self.handle(Event::Closed { session, shard }),
+            Some(Verb::ScrubFailed) => {
+                tracing::error!(%session, %shard, reason = ack.text, "scrub failed; the shard is not used again");
+                let _ = self.slow.send(Slow::Fault { shard, fault: format!("scrub failed: {}", ack.text) });
+                self.handle(Event::ScrubFailed { session, shard });
+            }
             Some(Verb::OpenRefused) => {
                 tracing::warn!(%session, %shard, reason = ack.text, "shard refused the session");
                 self.handle(Event::OpenRefused { session, shard });

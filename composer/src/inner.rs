@@ -1,5 +1,6 @@
 //! What the threads of a composer share.
 
+use crate::core::{Effect, Tier};
 use crate::embed::Embed;
 use crate::hub::{Hub, Slow};
 use shard_runtime::clock;
@@ -7,7 +8,7 @@ use shard_runtime::id::{ComponentId, ShardId};
 use shard_runtime::stats::StatsReader;
 use shard_runtime::wake::{SWEEP_NS, Sleeper};
 use shardkit::application::Application;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,31 @@ pub(crate) struct Page {
     pub(crate) descriptor: OwnedFd,
 }
 
+/// How a shard came into being, and how long that took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// From what.
+    pub tier: Tier,
+    /// From the decision to have it until it was ready.
+    pub took: Duration,
+}
+
+/// A process that shards are made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// What it is: [`Tier::Generic`] for a spare of a generic program, [`Tier::Zygote`] for a zygote.
+    pub tier: Tier,
+    /// The generic program's name, or the zygote's component.
+    pub name: String,
+    /// Its process; 0 until it is known.
+    pub pid: u32,
+    /// Whether it is ready to be used.
+    pub waiting: bool,
+}
+
+/// So many of the last starts of a component are remembered.
+pub const STARTS_MAX: usize = 256;
+
 /// See the head of this file.
 pub(crate) struct Inner {
     pub(crate) application: Arc<Application>,
@@ -33,6 +59,9 @@ pub(crate) struct Inner {
     pages: Mutex<HashMap<ShardId, Page>>,
     /// What the last shard of a component said that failed.
     faults: Mutex<HashMap<ComponentId, String>>,
+    /// By component, the last ones.
+    starts: Mutex<HashMap<ComponentId, VecDeque<Start>>>,
+    sources: Mutex<Vec<Source>>,
     slow: crossbeam::channel::Sender<Slow>,
     waker: Arc<mio::Waker>,
 }
@@ -53,6 +82,8 @@ impl Inner {
             embed,
             pages: Mutex::default(),
             faults: Mutex::default(),
+            starts: Mutex::default(),
+            sources: Mutex::default(),
             slow,
             waker,
         }
@@ -151,8 +182,41 @@ impl Inner {
     pub(crate) fn note_fault(&self, shard: ShardId, fault: String) {
         let component = self.lock().core.shard(shard).map(|view| view.component);
         if let Some(component) = component {
-            self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(component, fault);
+            self.note_fault_of(component, fault);
         }
+    }
+
+    pub(crate) fn note_fault_of(&self, component: ComponentId, fault: String) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(component, fault);
+    }
+
+    pub(crate) fn note_start(&self, component: ComponentId, start: Start) {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let starts = starts.entry(component).or_default();
+        if starts.len() == STARTS_MAX {
+            starts.pop_front();
+        }
+        starts.push_back(start);
+    }
+
+    pub(crate) fn starts(&self, component: ComponentId) -> Vec<Start> {
+        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        starts.get(&component).map(|starts| starts.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn show_sources(&self, sources: Vec<Source>) {
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the shell do something that the core did not ask for.
+    pub(crate) fn ask(&self, effect: Effect) {
+        // It fails only when the shell is gone: then everything has ended.
+        let _ = self.slow.send(Slow::Effect(effect));
+        let _ = self.waker.wake();
     }
 
     pub(crate) fn fault(&self, component: ComponentId) -> Option<String> {

@@ -7,25 +7,33 @@
 //! Invariant: no shard outlives its composer. When the socket ends, the helper kills and reaps all its children;
 //! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
 
+use crate::processes::ProcessId;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::Shutdown;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV, Packet};
-use shard_runtime::id::ShardId;
-use shard_runtime::process::{Spawn, Spawned, spawn};
+use shard_runtime::process::{Ended, Spawn, Spawned, reap, spawn};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, io};
 
-/// What the composer asks of the helper. With it comes the shard's end of its control socket.
+/// What the composer asks of the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToLauncher {
+    /// Start a process. With it comes its end of its control socket.
+    Launch(Launch),
+    /// A zygote has forked this child of the helper. With it comes the pidfd.
+    Adopt { process: ProcessId },
+}
+
+/// A process to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Launch {
-    pub(crate) shard: ShardId,
+    pub(crate) process: ProcessId,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -36,11 +44,11 @@ pub(crate) struct Launch {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromLauncher {
     /// The process is there. With it comes its pidfd.
-    Launched { shard: ShardId, pid: u32 },
-    /// It could not be started.
-    NotLaunched { shard: ShardId, errno: i32 },
+    Launched { process: ProcessId, pid: u32 },
+    /// It could not be started, or is none of the helper's children.
+    NotLaunched { process: ProcessId, errno: i32 },
     /// It has ended and is reaped.
-    Exited { shard: ShardId, code: Option<i32>, signal: Option<i32> },
+    Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
 }
 
 /// Why there is no helper.
@@ -166,7 +174,7 @@ fn find() -> Result<PathBuf, LauncherError> {
 
 /// A child of the helper.
 struct Shard {
-    id: ShardId,
+    id: ProcessId,
     process: Spawned,
 }
 
@@ -183,8 +191,12 @@ fn serve() -> Result<(), ControlError> {
             report(&socket, shards.swap_remove(at));
         }
         if ended.socket {
-            match socket.receive::<Launch>(&mut packet) {
-                Ok((launch, fds)) => shards.extend(start(&socket, &launch, fds)?),
+            match socket.receive::<ToLauncher>(&mut packet) {
+                Ok((ToLauncher::Launch(launch), fds)) => shards.extend(start(&socket, &launch, fds)?),
+                Ok((ToLauncher::Adopt { process }, fds)) => {
+                    let adopted = adopt(&shards, fds);
+                    shards.extend(answer(&socket, process, adopted)?);
+                }
                 Err(error) => {
                     kill_all(shards);
                     return if matches!(error, ControlError::Closed) { Ok(()) } else { Err(error) };
@@ -203,13 +215,13 @@ fn occupy(number: i32) -> io::Result<Vec<File>> {
     Ok(files)
 }
 
-struct Ended {
+struct Ready {
     socket: bool,
     shards: Vec<usize>,
 }
 
 /// Waits for a word of the composer or the end of a shard.
-fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ended> {
+fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ready> {
     let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
     fds.extend(shards.iter().map(|shard| PollFd::new(&shard.process.pidfd, PollFlags::IN)));
     loop {
@@ -221,11 +233,10 @@ fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ended> {
     }
     let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let shards = (0..shards.len()).filter(|at| ready(&fds[at + 1])).collect();
-    Ok(Ended { socket: ready(&fds[0]), shards })
+    Ok(Ready { socket: ready(&fds[0]), shards })
 }
 
 fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<Option<Shard>, ControlError> {
-    let shard = launch.shard;
     let [control] = &fds[..] else {
         return Err(ControlError::Garbled(format!("{} descriptors instead of 1", fds.len())));
     };
@@ -236,27 +247,55 @@ fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<O
         control: control.as_fd(),
         quiet: launch.quiet,
     });
+    answer(socket, launch.process, started)
+}
+
+/// Takes a child that a zygote has forked. What it is comes from a process that is not trusted, so it counts only if it
+/// is a child of this process, and none that is known already.
+fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
+    let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
+    let pid = pid_of(&pidfd)?;
+    if shards.iter().any(|shard| shard.process.pid == pid) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    Ok(Spawned { pid, pidfd })
+}
+
+/// The number of a pidfd's process; it stays the process's own as long as nobody reaps it.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Tells the composer what became of a process.
+fn answer(
+    socket: &ControlSocket,
+    id: ProcessId,
+    started: io::Result<Spawned>,
+) -> Result<Option<Shard>, ControlError> {
     match started {
         Ok(process) => {
-            let launched = FromLauncher::Launched { shard, pid: process.child.id() };
+            let launched = FromLauncher::Launched { process: id, pid: process.pid };
             socket.send(&launched, &[process.pidfd.as_fd()])?;
-            Ok(Some(Shard { id: shard, process }))
+            Ok(Some(Shard { id, process }))
         }
         Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            socket.send(&FromLauncher::NotLaunched { shard, errno }, &[])?;
+            let errno = error.raw_os_error().unwrap_or(rustix::io::Errno::INVAL.raw_os_error());
+            socket.send(&FromLauncher::NotLaunched { process: id, errno }, &[])?;
             Ok(None)
         }
     }
 }
 
 /// Reaps a shard that has ended and says how.
-fn report(socket: &ControlSocket, mut shard: Shard) {
-    let status = shard.process.child.wait().ok();
-    let code = status.and_then(|status| status.code());
-    let signal = status.and_then(|status| status.signal());
+fn report(socket: &ControlSocket, shard: Shard) {
+    let Ended { code, signal } =
+        reap(shard.process.pidfd.as_fd()).unwrap_or(Ended { code: None, signal: None });
     // If the composer is gone, the next look at the socket says so.
-    let _ = socket.send(&FromLauncher::Exited { shard: shard.id, code, signal }, &[]);
+    let _ = socket.send(&FromLauncher::Exited { process: shard.id, code, signal }, &[]);
 }
 
 fn kill_all(shards: Vec<Shard>) {
@@ -264,7 +303,7 @@ fn kill_all(shards: Vec<Shard>) {
         // It may have ended by itself.
         let _ = pidfd_send_signal(&shard.process.pidfd, Signal::KILL);
     }
-    for mut shard in shards {
-        let _ = shard.process.child.wait();
+    for shard in shards {
+        let _ = reap(shard.process.pidfd.as_fd());
     }
 }

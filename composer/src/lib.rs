@@ -23,14 +23,17 @@
 //! Inside, [`core`] decides, without clock or I/O; a thin shell carries out what it decides.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod composer;
 pub mod core;
 mod embed;
 mod explain;
+mod freezer;
 mod host;
 mod hub;
 mod inner;
 mod launcher;
+mod processes;
 mod shell;
 
 pub use composer::{
@@ -40,4 +43,5 @@ pub use composer::{
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
 pub use explain::{DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation};
 pub use hub::Ending;
+pub use inner::{STARTS_MAX, Source, Start};
 pub use launcher::{LauncherError, take_over};

@@ -1,24 +1,28 @@
 //! The shell: one thread that carries out what is slow, and turns what happens in the world into events.
 //!
-//! It owns the launch helper, the shards' control sockets and their pidfds, and waits on all of them with mio. What
-//! the core decides comes over a channel, in order.
+//! It owns the launch helper and the composer's processes, their control sockets and pidfds, and waits on all of them
+//! with mio. What the core decides comes over a channel, in order. Where a shard comes from is the shell's choice: the
+//! cheapest that is at hand (`sources`).
 //!
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` in the end, for every `Wire` one `Wired` or
-//! `WireFailed` unless one of its ends is gone. No shard keeps the shell busy: one that sends more messages than the
-//! protocol has for it is killed.
+//! `WireFailed` unless one of its ends is gone.
+
+mod sources;
 
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
+use crate::freezer::Freezer;
 use crate::host::Cores;
 use crate::hub::{Hub, Slow, shard_of, slot};
-use crate::inner::{Inner, Page};
-use crate::launcher::{FromLauncher, Launch, Launcher};
+use crate::inner::{Inner, Page, Start};
+use crate::launcher::{FromLauncher, Launcher};
+use crate::processes::{Process, ProcessId, Processes, Role, What};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 use shard_runtime::clock;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
+    COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::region::Region;
@@ -26,7 +30,7 @@ use shard_runtime::ring::Ring;
 use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::create_bell;
 use shardkit::open_wire;
-use std::cell::Cell;
+use sources::Sources;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -36,8 +40,6 @@ use std::time::Duration;
 
 pub(crate) const WAKER: Token = Token(0);
 const LAUNCHER: Token = Token(1);
-/// Tokens of shards: their numbers, twice, behind the two above.
-const FIRST_SHARD: usize = 2;
 
 /// The rings between composer and shard carry a few small frames for each session.
 const CONTROL_RING_BYTES: usize = 16 << 10;
@@ -45,46 +47,18 @@ const CONTROL_MESSAGE_BYTES_MAX: u32 = 2048;
 /// The longest that the shell sleeps without looking at the core's deadlines.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// So many messages a shard may send at most, if it is wired to nobody: hello, ready, what it says of the link to the
-/// composer, and, from either of its threads, that it failed.
-const MESSAGES_MAX: u32 = 4 + MESSAGES_PER_WIRE_MAX;
-/// So many more it may send for each wire: that it has it, and that it broke.
-const MESSAGES_PER_WIRE_MAX: u32 = 2;
-
 /// A shard as the shell sees it.
 struct Shard {
     component: ComponentId,
-    socket: ControlSocket,
-    pidfd: Option<OwnedFd>,
+    /// None as long as it waits for a zygote.
+    process: Option<ProcessId>,
+    from: Tier,
     bell: Region,
     stats: Region,
     link: LinkId,
     core: Option<usize>,
     welcomed: bool,
-    /// It is to be killed as soon as its pidfd is here.
-    doomed: bool,
     launched_ns: u64,
-    /// The shard's end of its socket, until it is launched.
-    theirs: Option<ControlSocket>,
-    /// How many messages it may still send.
-    messages_left: Cell<u32>,
-}
-
-impl Shard {
-    /// The shard's next message. Descriptors that come with it are closed: it has none to give.
-    fn receive(&self, packet: &mut Packet) -> Result<FromShard, ControlError> {
-        let (message, _) = self.socket.receive(packet)?;
-        let left = self.messages_left.get().checked_sub(1);
-        self.messages_left.set(left.ok_or_else(|| {
-            ControlError::Garbled("the shard has said all that there is to say already".into())
-        })?);
-        Ok(message)
-    }
-
-    fn send_wire(&self, wire: Wire, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
-        self.messages_left.set(self.messages_left.get().saturating_add(MESSAGES_PER_WIRE_MAX));
-        self.socket.send(&ToShard::Wire(wire), fds)
-    }
 }
 
 /// A wire that waits for its ends to say that they have it.
@@ -101,7 +75,12 @@ pub(crate) struct Shell {
     launcher: Option<Launcher>,
     programs: Vec<Option<PathBuf>>,
     quiet: bool,
+    processes: Processes,
+    sources: Sources,
     shards: HashMap<ShardId, Shard>,
+    freezer: Freezer,
+    /// The core was told to end everything: nothing is started any more.
+    ending: bool,
     wiring: HashMap<WireId, Pending>,
     packet: Packet,
     embed_bell: Option<Region>,
@@ -117,6 +96,7 @@ pub(crate) struct Parts {
     pub(crate) slow: crossbeam::channel::Receiver<Slow>,
     pub(crate) launcher: Launcher,
     pub(crate) programs: Vec<Option<PathBuf>>,
+    pub(crate) generic_programs: Vec<PathBuf>,
     pub(crate) quiet: bool,
     pub(crate) embed_bell: Option<Region>,
     pub(crate) hub_bell: Region,
@@ -125,11 +105,14 @@ pub(crate) struct Parts {
 
 impl Shell {
     pub(crate) fn new(inner: Arc<Inner>, parts: Parts) -> io::Result<Self> {
-        let Parts { poll, slow, launcher, programs, quiet, embed_bell, hub_bell, cores } = parts;
+        let Parts { poll, slow, launcher, programs, generic_programs, quiet, embed_bell, hub_bell, cores } =
+            parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
         let has_idle_timeouts = inner.application.compositions.iter().any(|c| c.idle_timeout_ms.is_some());
+        let processes = Processes::new(poll.registry().try_clone()?);
+        let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
             inner,
@@ -138,7 +121,11 @@ impl Shell {
             launcher: Some(launcher),
             programs,
             quiet,
+            processes,
+            sources,
             shards,
+            freezer: Freezer::new(),
+            ending: false,
             wiring,
             packet: Packet::new(),
             embed_bell,
@@ -149,6 +136,7 @@ impl Shell {
 
     /// Runs until the core has finished.
     pub(crate) fn run(mut self) {
+        self.keep_sources();
         self.tell(Event::Start);
         let mut events = Events::with_capacity(256);
         while !self.inner.lock().finished {
@@ -157,7 +145,7 @@ impl Shell {
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the composer's event loop failed; it shuts down");
-                self.tell(Event::ShutDown);
+                self.shut_down();
             }
             let ready: Vec<Token> = events.iter().map(mio::event::Event::token).collect();
             for token in ready {
@@ -165,7 +153,9 @@ impl Shell {
             }
             self.obey();
             self.look_at_time();
+            self.keep_sources();
         }
+        // The helper ends what is left: spares and zygotes.
         self.launcher = None;
         self.inner.finish();
     }
@@ -203,9 +193,15 @@ impl Shell {
         while let Ok(slow) = self.slow.try_recv() {
             match slow {
                 Slow::Effect(effect) => self.carry_out(effect),
-                Slow::ShutDown => self.tell(Event::ShutDown),
+                Slow::Fault { shard, fault } => self.inner.note_fault(shard, fault),
+                Slow::ShutDown => self.shut_down(),
             }
         }
+    }
+
+    fn shut_down(&mut self) {
+        self.ending = true;
+        self.tell(Event::ShutDown);
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -213,9 +209,9 @@ impl Shell {
             Effect::Launch { shard, component } => self.launch(shard, component),
             Effect::Wire { wire, caller, callee } => self.wire(wire, [caller, callee]),
             Effect::Unwire { wire, at } => self.unwire(wire, at),
-            Effect::Freeze { shard } => self.freeze(shard, true),
-            Effect::Thaw { shard } => self.freeze(shard, false),
             Effect::Stop { shard } => self.stop(shard),
+            Effect::Freeze { shard } => self.freeze(shard),
+            Effect::Thaw { shard } => self.thaw(shard),
             Effect::Kill { shard, reason } => self.kill(shard, reason),
             Effect::Finished => self.inner.lock().finished = true,
             other => tracing::error!(?other, "the hub left an effect to the shell that is its own"),
@@ -233,48 +229,48 @@ impl Shell {
         }
     }
 
+    /// Makes what a shard needs, and gets a process for it from the cheapest source that is at hand.
     fn try_launch(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
         let spec = self.inner.application.component(component);
-        let program = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
         let link = self.inner.lock().reserve_link(shard).ok_or(LaunchError::NoLink)?;
-        let (ours, theirs) = ControlSocket::pair()?;
-        ours.set_nonblocking()?;
-        let fd = ours.as_fd().as_raw_fd();
-        let token = Token(FIRST_SHARD + shard.0 as usize * 2);
-        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        tracing::debug!(%shard, component = spec.name, "launching");
         let entry = Shard {
             component,
-            socket: ours,
-            pidfd: None,
+            process: None,
+            from: Tier::Cold,
             bell: create_bell("shard-bell")?,
             stats: Stats::create("shard-stats")?,
             link,
             core: self.cores.take(spec.needs.cores),
             welcomed: false,
-            doomed: false,
             launched_ns: clock::now_ns(),
-            theirs: Some(theirs),
-            messages_left: Cell::new(MESSAGES_MAX),
         };
-        let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher)?;
-        let declared = spec.program.as_ref().ok_or(LaunchError::NoProgram)?;
-        let (args, env, quiet) = (declared.args.clone(), declared.env.clone(), self.quiet);
-        let launch = Launch { shard, program, args, env, quiet };
-        let theirs = entry.theirs.as_ref().map(AsFd::as_fd);
-        launcher.socket.send(&launch, theirs.as_slice())?;
-        self.shards.insert(shard, Shard { theirs: None, ..entry });
-        tracing::debug!(%shard, component = spec.name, "launching");
+        self.shards.insert(shard, entry);
+        if self.take_fork(shard, component) || self.take_spare(shard, component) {
+            return Ok(());
+        }
+        let process = self.start_program(Role::Shard(shard), component)?;
+        if let Some(entry) = self.shards.get_mut(&shard) {
+            entry.process = Some(process);
+        }
         Ok(())
+    }
+
+    /// A shard has its process.
+    fn launched(&self, shard: ShardId, process: ProcessId) {
+        let pid = self.processes.get(process).map_or(0, |process| process.pid);
+        let from = self.shards.get(&shard).map_or(Tier::Cold, |entry| entry.from);
+        self.tell(Event::Launched { shard, pid, from });
     }
 
     fn ready(&mut self, token: Token) {
         match token {
             WAKER => self.look_at_broken_links(),
             LAUNCHER => self.hear_launcher(),
-            Token(number) => {
-                let shard = ShardId(((number - FIRST_SHARD) / 2) as u32);
-                if (number - FIRST_SHARD).is_multiple_of(2) { self.hear(shard) } else { self.ended(shard) }
-            }
+            token => match Processes::what(token) {
+                What::Word(process) => self.hear(process),
+                What::End(process) => self.ended(process),
+            },
         }
     }
 
@@ -290,25 +286,19 @@ impl Shell {
 
     fn heard_launcher(&mut self, message: FromLauncher, mut fds: Vec<OwnedFd>) {
         match message {
-            FromLauncher::Launched { shard, pid } => {
-                if let (Some(entry), Some(pidfd)) = (self.shards.get_mut(&shard), fds.pop()) {
-                    let token = Token(FIRST_SHARD + shard.0 as usize * 2 + 1);
-                    let fd = pidfd.as_raw_fd();
-                    if let Err(error) =
-                        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
-                    {
-                        tracing::warn!(%shard, %error, "the shard's end will be noticed by its socket only");
-                    }
-                    entry.pidfd = Some(pidfd);
-                    if entry.doomed {
-                        self.kill_now(shard);
-                    }
+            FromLauncher::Launched { process, pid } => {
+                if let Some(pidfd) = fds.pop() {
+                    self.processes.started(process, pid, pidfd);
                 }
-                self.tell(Event::Launched { shard, pid, from: Tier::Cold });
+                match self.processes.get(process).map(|process| process.role) {
+                    Some(Role::Shard(shard)) => self.launched(shard, process),
+                    Some(Role::Spare(_) | Role::Zygote(_)) => self.sources.show(),
+                    None => {}
+                }
             }
-            FromLauncher::NotLaunched { shard, errno } => self.exited(shard, Exit::NotStarted(errno)),
-            FromLauncher::Exited { shard, code, signal } => {
-                self.exited(shard, signal.map_or(Exit::Code(code.unwrap_or(-1)), Exit::Signal));
+            FromLauncher::NotLaunched { process, errno } => self.exited(process, Exit::NotStarted(errno)),
+            FromLauncher::Exited { process, code, signal } => {
+                self.exited(process, signal.map_or(Exit::Code(code.unwrap_or(-1)), Exit::Signal));
             }
         }
     }
@@ -320,60 +310,80 @@ impl Shell {
             let fd = launcher.socket.as_fd().as_raw_fd();
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
-        self.tell(Event::ShutDown);
+        self.shut_down();
+        let killed = Exit::Signal(Signal::KILL.as_raw());
+        for process in self.processes.ids() {
+            self.exited(process, killed);
+        }
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
-            self.exited(shard, Exit::Signal(Signal::KILL.as_raw()));
+            self.shard_exited(shard, killed);
         }
     }
 
     // A shard's words.
 
-    fn hear(&mut self, shard: ShardId) {
-        while let Some(entry) = self.shards.get(&shard) {
-            match entry.receive(&mut self.packet) {
-                Ok(message) => self.heard(shard, message),
+    fn hear(&mut self, id: ProcessId) {
+        while let Some(process) = self.processes.get(id) {
+            match process.receive(&mut self.packet) {
+                Ok((message, fds)) => self.heard(id, message, fds),
                 Err(error) if would_block(&error) => return,
                 Err(error) => {
                     if !matches!(error, ControlError::Closed) {
-                        tracing::error!(%shard, component = self.name(shard), %error, "shard is killed");
-                        self.inner.note_fault(shard, error.to_string());
+                        let who = self.who(id);
+                        tracing::error!(who, %error, "process is killed");
+                        self.note_fault(id, error.to_string());
                     }
                     // One that exits does not feel it; one that hung up and lives on ends.
-                    self.kill_now(shard);
+                    self.processes.kill(id);
                     // Its end is told by the helper, who knows how it ended.
-                    let fd = self.shards[&shard].socket.as_fd().as_raw_fd();
-                    let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+                    self.processes.turn_away(id);
                     return;
                 }
             }
         }
     }
 
-    fn heard(&mut self, shard: ShardId, message: FromShard) {
+    /// Gives a message to whom its sender is; descriptors that come with it are closed, unless it is a zygote's.
+    fn heard(&mut self, id: ProcessId, message: FromShard, fds: Vec<OwnedFd>) {
+        let Some(role) = self.processes.get(id).map(|process| process.role) else { return };
+        if let FromShard::Hello { version, pid } = message {
+            if version != PROTOCOL_VERSION {
+                return self.refuse_version(id, version);
+            }
+            tracing::debug!(who = self.who(id), pid, "hello");
+        }
+        match role {
+            Role::Shard(shard) => self.heard_shard(shard, id, message),
+            Role::Spare(generic) => self.heard_spare(generic, id, message),
+            Role::Zygote(component) => self.heard_zygote(component, id, message, fds),
+        }
+    }
+
+    fn refuse_version(&mut self, id: ProcessId, version: u32) {
+        tracing::error!(
+            who = self.who(id),
+            version,
+            expected = PROTOCOL_VERSION,
+            "the process speaks another version of the protocol and is killed; build it with this release of shardkit"
+        );
+        self.note_fault(id, format!(
+            "speaks protocol version {version}, the composer {PROTOCOL_VERSION}; build it with this release of shardkit"
+        ));
+        self.processes.kill(id);
+    }
+
+    fn heard_shard(&mut self, shard: ShardId, process: ProcessId, message: FromShard) {
         let component = self.name(shard);
         match message {
-            FromShard::Hello { version, pid } if version == PROTOCOL_VERSION => {
-                tracing::debug!(%shard, component, pid, "hello");
+            FromShard::Hello { .. } => {
                 if let Err(error) = self.welcome(shard) {
                     tracing::error!(%shard, component, %error, "the shard could not be welcomed and is killed");
-                    self.kill_now(shard);
+                    self.processes.kill(process);
                 }
             }
-            FromShard::Hello { version, .. } => {
-                tracing::error!(
-                    %shard, component, version, expected = PROTOCOL_VERSION,
-                    "the shard speaks another version of the protocol and is killed; build it with this release of shardkit"
-                );
-                self.inner.note_fault(shard, format!(
-                    "speaks protocol version {version}, the composer {PROTOCOL_VERSION}; build it with this release of shardkit"
-                ));
-                self.kill_now(shard);
-            }
             FromShard::Ready => {
-                let took_us = (clock::now_ns() - self.shards[&shard].launched_ns) / 1_000;
-                tracing::info!(%shard, component, took_us, "shard ready");
-                self.tell(Event::ShardReady { shard });
+                self.shard_ready(shard);
             }
             FromShard::Wired { link } => self.wired_at(shard, link),
             FromShard::Broken { link, error } => {
@@ -384,7 +394,20 @@ impl Shell {
                 tracing::error!(%shard, component, reason, "shard failed");
                 self.inner.note_fault(shard, reason);
             }
+            FromShard::Forked { .. } | FromShard::NotForked { .. } => {
+                tracing::error!(%shard, component, "the shard said what only a zygote can say and is killed");
+                self.processes.kill(process);
+            }
         }
+    }
+
+    fn shard_ready(&mut self, shard: ShardId) {
+        let Some(entry) = self.shards.get_mut(&shard) else { return };
+        let took = Duration::from_nanos(clock::now_ns() - entry.launched_ns);
+        let (component, from) = (entry.component, entry.from);
+        tracing::info!(%shard, component = self.name(shard), %from, ?took, "shard ready");
+        self.inner.note_start(component, Start { tier: from, took });
+        self.tell(Event::ShardReady { shard });
     }
 
     fn welcome(&mut self, shard: ShardId) -> Result<(), LaunchError> {
@@ -392,6 +415,8 @@ impl Shell {
         if std::mem::replace(&mut entry.welcomed, true) {
             return Err(LaunchError::Twice);
         }
+        let process = entry.process.and_then(|process| self.processes.get(process));
+        let socket = &process.ok_or(LaunchError::NoLauncher)?.socket;
         let spec = self.inner.application.component(entry.component);
         let welcome = Welcome {
             shard,
@@ -401,7 +426,7 @@ impl Shell {
             shared_cores: self.cores.shared().iter().map(|core| *core as u32).collect(),
             spin_us: self.cores.spin_us(spec.wait, entry.core.is_some()),
         };
-        entry.socket.send(&ToShard::Welcome(welcome), &[entry.bell.as_fd(), entry.stats.as_fd()])?;
+        socket.send(&ToShard::Welcome(welcome), &[entry.bell.as_fd(), entry.stats.as_fd()])?;
 
         let rings = [CONTROL_RING_BYTES; 2];
         let [to_shard, from_shard] =
@@ -417,7 +442,7 @@ impl Shell {
             out_message_bytes_max: CONTROL_MESSAGE_BYTES_MAX,
         };
         let fds = [to_shard.as_fd(), from_shard.as_fd(), self.hub_bell.as_fd()];
-        entry.socket.send(&ToShard::Wire(wire), &fds)?;
+        socket.send(&ToShard::Wire(wire), &fds)?;
         let mirrored = mirror(&wire, entry.link, entry.component, Some(shard));
         let fds = vec![from_shard.into(), to_shard.into(), entry.bell.duplicate()?.into()];
         let (inbound, outbound) =
@@ -429,6 +454,19 @@ impl Shell {
         hub.attach(shard, entry.link, inbound, outbound);
         self.inner.unlock(hub);
         Ok(())
+    }
+
+    /// A welcome has not arrived: the shard will get another process.
+    fn unwelcome(&mut self, shard: ShardId) {
+        if let Some(entry) = self.shards.get_mut(&shard) {
+            entry.welcomed = false;
+            entry.process = None;
+            entry.from = Tier::Cold;
+        }
+    }
+
+    fn process_of(&self, shard: ShardId) -> Option<&Process> {
+        self.processes.get(self.shards.get(&shard)?.process?)
     }
 
     // Wires.
@@ -470,9 +508,10 @@ impl Shell {
             let bell = self.bell(peer)?;
             match mine.end {
                 End::Shard(shard) => {
-                    let entry = self.shards.get(&shard).ok_or(LaunchError::NoLauncher)?;
+                    let process = self.process_of(shard).ok_or(LaunchError::NoLauncher)?;
                     let fds = [rings[incoming].as_fd(), rings[outgoing].as_fd(), bell];
-                    entry.send_wire(wire, &fds)?;
+                    process.expect_wire();
+                    process.socket.send(&ToShard::Wire(wire), &fds)?;
                     missing.push((shard, wire.link));
                 }
                 End::Embedder => {
@@ -537,9 +576,9 @@ impl Shell {
                 }
             }
             End::Shard(shard) => {
-                if let Some(entry) = self.shards.get(&shard) {
+                if let Some(process) = self.process_of(shard) {
                     // If the shard is gone its end will be heard of.
-                    let _ = entry.socket.send(&ToShard::Unwire { link: slot(at) }, &[]);
+                    let _ = process.socket.send(&ToShard::Unwire { link: slot(at) }, &[]);
                 }
             }
         }
@@ -569,21 +608,11 @@ impl Shell {
 
     // Ending.
 
-    /// Takes its processor from a shard, or gives it back.
-    fn freeze(&mut self, shard: ShardId, frozen: bool) {
-        let Some(pidfd) = self.shards.get(&shard).and_then(|entry| entry.pidfd.as_ref()) else { return };
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        tracing::debug!(%shard, component = self.name(shard), frozen, "freezer");
-        // It may have ended by itself.
-        let _ = pidfd_send_signal(pidfd, signal);
-    }
-
     fn stop(&mut self, shard: ShardId) {
-        if let Some(entry) = self.shards.get(&shard) {
-            tracing::debug!(%shard, component = self.name(shard), "stopping");
-            if entry.socket.send(&ToShard::Stop, &[]).is_err() {
-                self.kill_now(shard);
-            }
+        tracing::debug!(%shard, component = self.name(shard), "stopping");
+        let sent = self.process_of(shard).map(|process| process.socket.send(&ToShard::Stop, &[]));
+        if !matches!(sent, Some(Ok(()))) {
+            self.kill_now(shard);
         }
     }
 
@@ -593,29 +622,56 @@ impl Shell {
     }
 
     fn kill_now(&mut self, shard: ShardId) {
-        let Some(entry) = self.shards.get_mut(&shard) else { return };
-        entry.doomed = true;
-        if let Some(pidfd) = &entry.pidfd {
-            // It may have ended by itself.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        let Some(entry) = self.shards.get(&shard) else { return };
+        let process = entry.process;
+        if let Some(zygote) = self.sources.debtor(shard, process) {
+            tracing::warn!(%shard, component = self.name(shard), "its zygote does not answer and is killed");
+            self.processes.kill(zygote);
+        }
+        match process {
+            Some(process) => self.processes.kill(process),
+            // It waits for a zygote, so there is nothing to kill.
+            None => self.shard_exited(shard, Exit::Signal(Signal::KILL.as_raw())),
+        }
+    }
+
+    fn freeze(&mut self, shard: ShardId) {
+        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
+            && let Some(pidfd) = &process.pidfd
+        {
+            self.freezer.freeze(shard, process.pid, pidfd.as_fd());
+        }
+    }
+
+    fn thaw(&mut self, shard: ShardId) {
+        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
+            && let Some(pidfd) = &process.pidfd
+        {
+            self.freezer.thaw(shard, pidfd.as_fd());
         }
     }
 
     /// The pidfd says that the process is over, sooner than the helper can: its sessions end now. How it ended is in
     /// the helper's word that follows at once.
-    fn ended(&mut self, shard: ShardId) {
-        if let Some(entry) = self.shards.get_mut(&shard)
-            && let Some(pidfd) = entry.pidfd.take()
-        {
-            let fd = pidfd.as_raw_fd();
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-        }
-        self.hear(shard);
+    fn ended(&mut self, process: ProcessId) {
+        self.processes.ended(process);
+        self.hear(process);
     }
 
-    fn exited(&mut self, shard: ShardId, how: Exit) {
+    /// A process is gone: reaped, or never started.
+    fn exited(&mut self, id: ProcessId, how: Exit) {
         // Its last words may still be in the socket.
-        self.hear(shard);
+        self.hear(id);
+        let Some(process) = self.processes.remove(id) else { return };
+        let lived_ns = clock::now_ns() - process.started_ns;
+        match process.role {
+            Role::Shard(shard) => self.shard_exited(shard, how),
+            Role::Spare(generic) => self.spare_exited(generic, id, lived_ns, how),
+            Role::Zygote(component) => self.zygote_exited(component, lived_ns, how),
+        }
+    }
+
+    fn shard_exited(&mut self, shard: ShardId, how: Exit) {
         let component = self.name(shard);
         let state = self.inner.lock().core.shard(shard).map(|view| view.state);
         tracing::info!(%shard, component, ?state, "shard {how}");
@@ -626,18 +682,36 @@ impl Shell {
 
     fn forget(&mut self, shard: ShardId) {
         if let Some(entry) = self.shards.remove(&shard) {
-            let fd = entry.socket.as_fd().as_raw_fd();
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-            if let Some(pidfd) = &entry.pidfd {
-                let fd = pidfd.as_raw_fd();
-                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            if let Some(process) = entry.process {
+                self.processes.remove(process);
             }
             self.cores.give_back(entry.core);
         }
+        self.sources.give_up(shard);
+        self.freezer.forget(shard);
         let mut hub = self.inner.lock();
         hub.release_link(shard);
         self.inner.unlock(hub);
         self.wiring.retain(|_, pending| pending.ends.iter().all(|end| end.end != End::Shard(shard)));
+    }
+
+    /// Whoever a process is, for people.
+    fn who(&self, id: ProcessId) -> String {
+        let application = &self.inner.application;
+        match self.processes.get(id).map(|process| process.role) {
+            Some(Role::Shard(shard)) => format!("shard {shard} of `{}`", self.name(shard)),
+            Some(Role::Spare(at)) => format!("spare of `{}`", application.generics[at].name),
+            Some(Role::Zygote(id)) => format!("zygote of `{}`", application.component(id).name),
+            None => "nobody".into(),
+        }
+    }
+
+    fn note_fault(&self, id: ProcessId, fault: String) {
+        match self.processes.get(id).map(|process| process.role) {
+            Some(Role::Shard(shard)) => self.inner.note_fault(shard, fault),
+            Some(Role::Zygote(component)) => self.inner.note_fault_of(component, fault),
+            Some(Role::Spare(_)) | None => {}
+        }
     }
 
     fn name(&self, shard: ShardId) -> String {

@@ -35,6 +35,11 @@ mod kernel {
         }
     }
 
+    /// Whatever was registered is not this process.
+    pub(super) fn forget() {
+        STATE.store(UNKNOWN, Ordering::Relaxed);
+    }
+
     #[inline(always)]
     pub(super) fn registered() -> bool {
         STATE.load(Ordering::Relaxed) == REGISTERED
@@ -52,6 +57,16 @@ pub fn register() -> bool {
     return kernel::register();
     #[cfg(loom)]
     true
+}
+
+/// The same for a process that was forked from one which may have done it: what the kernel knows of that one need not
+/// hold for its copy. A process that never registered stays so.
+pub(crate) fn renew() {
+    #[cfg(not(loom))]
+    if kernel::registered() {
+        kernel::forget();
+        kernel::register();
+    }
 }
 
 /// The cheap side: between a store and the load of a word that the other side writes before [`heavy`].

@@ -13,7 +13,17 @@
 //!   Wired                           ──▶
 //!   Broken (link, error)            ──▶      at any time
 //!                                   ◀──  Unwire, Stop         at any time
+//!
+//! zygote                                 composer
+//!   Hello                           ──▶
+//!                                   ◀──  Zygote (its component)
+//!   Ready                           ──▶
+//!                                   ◀──  Fork (number)        + the new shard's end of its control socket
+//!   Forked (number)                 ──▶                       + the new shard's pidfd
 //! ```
+//!
+//! What has said Hello and was not welcomed yet can still become a shard of any component that is linked into its
+//! program.
 //!
 //! Invariant: a packet that does not decode, is of another version, or lacks its descriptors ends the connection
 //! with an error that says so. Either side treats the end of the connection as the death of the other.
@@ -30,7 +40,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The version of this protocol and of all layouts in shared memory. Both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The largest packet, in bytes.
 pub const PACKET_BYTES_MAX: usize = 128 << 10;
 /// The largest [`Welcome::spec`]: it shares its packet with the processors' numbers.
@@ -58,6 +68,13 @@ pub enum ToShard {
         /// The link.
         link: LinkId,
     },
+    /// The process is no shard: it makes one, and forks it whenever it is asked to.
+    Zygote(Zygote),
+    /// To a zygote: fork a shard. With it comes the new shard's end of its control socket.
+    Fork {
+        /// Which of the composer's processes it is.
+        process: u64,
+    },
     /// End: no session is left. The shard finishes what it does and exits with 0.
     Stop,
 }
@@ -77,6 +94,15 @@ pub struct Welcome {
     pub shared_cores: Vec<u32>,
     /// How long it may poll before it sleeps, in microseconds: 0 for not at all, `u32::MAX` for ever.
     pub spin_us: u32,
+}
+
+/// What a zygote makes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Zygote {
+    /// Its component.
+    pub component: ComponentId,
+    /// As [`Welcome::spec`].
+    pub spec: Vec<u8>,
 }
 
 /// A pair of links, one each way, between the receiver of this and one peer.
@@ -110,8 +136,20 @@ pub enum FromShard {
         /// Its process.
         pid: u32,
     },
-    /// It can take sessions.
+    /// It can take sessions; or, from a zygote, fork.
     Ready,
+    /// From a zygote: the shard is there. With it comes its pidfd.
+    Forked {
+        /// As it was named in [`ToShard::Fork`].
+        process: u64,
+    },
+    /// From a zygote: the shard could not be forked.
+    NotForked {
+        /// As it was named in [`ToShard::Fork`].
+        process: u64,
+        /// The number of the kernel's error.
+        errno: i32,
+    },
     /// It uses the link from now on.
     Wired {
         /// The link.

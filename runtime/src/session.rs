@@ -25,11 +25,22 @@ pub enum Verb {
     Rejected,
     /// Shard to composer: end the session; the payload says why, as text.
     End,
+    /// Shard to composer: it has let go of the session, but could not be scrubbed and must not be used again; the
+    /// payload says why, as text.
+    ScrubFailed,
 }
 
 impl Verb {
-    const ALL: [Verb; 7] =
-        [Verb::Open, Verb::Opened, Verb::OpenRefused, Verb::Close, Verb::Closed, Verb::Rejected, Verb::End];
+    const ALL: [Verb; 8] = [
+        Verb::Open,
+        Verb::Opened,
+        Verb::OpenRefused,
+        Verb::Close,
+        Verb::Closed,
+        Verb::Rejected,
+        Verb::End,
+        Verb::ScrubFailed,
+    ];
 
     /// The verb as a frame's port.
     pub const fn port(self) -> PortId {
@@ -133,7 +144,7 @@ mod tests {
             assert_eq!(Verb::from_port(verb.port()), Some(verb));
         }
         assert_eq!(Verb::from_port(PortId(0)), None);
-        assert_eq!(Verb::from_port(PortId(8)), None);
+        assert_eq!(Verb::from_port(PortId(9)), None);
     }
 
     proptest! {

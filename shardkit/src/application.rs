@@ -18,6 +18,10 @@ pub const COMPONENTS_MAX: usize = 256;
 pub const PORTS_MAX: usize = 1_024;
 /// The largest message that a port may declare, in bytes.
 pub const MESSAGE_BYTES_MAX: u32 = 64 << 20;
+/// The largest number of generic programs of one application.
+pub const GENERICS_MAX: usize = 64;
+/// The most spares of one generic program.
+pub const SPARES_MAX: u32 = 256;
 /// The longest name of an application, a component, a port or a composition, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// The longest name of a type of messages, in bytes.
@@ -61,6 +65,8 @@ pub struct Application {
     pub embedder: Option<ComponentId>,
     /// How pools follow demand; `None` for those that don't: each component keeps as many shards as its `warm` says.
     pub pool: Option<Pool>,
+    /// Programs in which several components are linked, in the manifest's order.
+    pub generics: Vec<Generic>,
 }
 
 /// A named part of the application.
@@ -92,8 +98,36 @@ pub struct Component {
     pub after: After,
     /// The limits of its pool, for a policy that follows demand.
     pub scale: Scale,
+    /// Whether its shards are forked from one process that was initialised once.
+    pub zygote: bool,
     /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
     pub config_json: String,
+}
+
+/// What becomes of a shard when its last session has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum After {
+    /// It takes the next session as it is. The default.
+    #[default]
+    Return,
+    /// It takes the next session once the author's code has scrubbed it; one that fails to is killed.
+    Scrub,
+    /// It ends, and another is started in its place.
+    Restart,
+}
+
+/// A program in which several components are linked. Some of its processes wait, and become shards of whichever of
+/// these components is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generic {
+    /// Its name, unique among the generic programs.
+    pub name: String,
+    /// The program and its arguments.
+    pub program: Program,
+    /// What its processes can become. Never empty; no component is in two generic programs.
+    pub components: Vec<ComponentId>,
+    /// How many processes wait.
+    pub spares: u32,
 }
 
 /// How a shard's program is started.
@@ -126,18 +160,6 @@ impl Shards {
     pub const fn between(warm: u32, max: u32) -> Self {
         Self { warm, max, frozen: 0, scale_down_delay_ms: SCALE_DOWN_DELAY_MS_DEFAULT }
     }
-}
-
-/// What becomes of a shard when the last session that it holds is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum After {
-    /// It waits for the next one. The default.
-    #[default]
-    Return,
-    /// It cleans up first; one that can't is not used again.
-    Scrub,
-    /// It ends, and another is started in its place.
-    Restart,
 }
 
 /// What one shard needs of its node.
@@ -231,6 +253,11 @@ impl Application {
     /// The component of this name.
     pub fn find(&self, name: &str) -> Option<ComponentId> {
         self.components.iter().position(|c| c.name == name).map(|at| ComponentId(at as u16))
+    }
+
+    /// The generic program, by its position, whose processes can become shards of a component.
+    pub fn generic_of(&self, id: ComponentId) -> Option<usize> {
+        self.generics.iter().position(|generic| generic.components.contains(&id))
     }
 
     /// The components that `id` calls, each once, in the order of its outputs.

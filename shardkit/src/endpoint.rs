@@ -3,7 +3,7 @@
 //!
 //! Invariant: handlers run only inside [`Endpoint::poll`] and [`Endpoint::tick`], on the caller's thread.
 
-use crate::application::Component;
+use crate::application::{After, Component};
 use crate::context::Context;
 use crate::desk::{Clock, Desk, cut};
 use crate::error::Error;
@@ -452,7 +452,19 @@ impl<S: Shard> Dispatch<'_, S> {
         if self.desk.sessions.get(session).is_some() {
             self.shard.on_close(session, &mut Context { desk: self.desk });
             self.desk.close(session);
+            if let Err(error) = self.scrub() {
+                let reason = error.to_string();
+                return self.desk.tell(Verb::ScrubFailed, session, cut(&reason).as_bytes());
+            }
         }
         self.desk.tell(Verb::Closed, session, &[]);
+    }
+
+    /// Has the author's code forget its sessions, if the manifest wants that and the last one is closed.
+    fn scrub(&mut self) -> Result<(), Error> {
+        if self.desk.component.after != After::Scrub || self.desk.sessions.len() > 0 {
+            return Ok(());
+        }
+        self.shard.on_scrub(&mut Context { desk: self.desk })
     }
 }

@@ -53,6 +53,7 @@ mod runner;
 mod sessions;
 mod shard;
 mod watch;
+mod zygote;
 
 pub use codec::{NoReply, Wire};
 pub use config::Config;
@@ -61,7 +62,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result, SendError};
 pub use message::{CallId, Message, OwnedMessage, Rejected, Tick};
 pub use port::{In, Out};
-pub use runner::{EXIT_ORPHAN, ORPHAN_GRACE, Runner, open_wire, run};
+pub use runner::{Components, EXIT_ORPHAN, ORPHAN_GRACE, Runner, open_wire, run, run_any};
 pub use sessions::SessionMap;
 pub use shard::Shard;
 pub use shard_runtime::id::{SessionId, ShardId};

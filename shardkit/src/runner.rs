@@ -13,12 +13,13 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::message::Tick;
 use crate::shard::Shard;
+use crate::zygote;
 use crossbeam::channel::{self, Receiver, Sender};
 use shard_runtime::control::{
     COMPOSER_LINK, CONTROL_ENV, CONTROL_FD, ControlError, ControlSocket, FromShard, PROTOCOL_VERSION, Packet,
     ToShard, Welcome, Wire, decode,
 };
-use shard_runtime::id::{ComponentId, LinkId};
+use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
 use shard_runtime::outbox::Outbound;
 use shard_runtime::region::Region;
@@ -35,15 +36,90 @@ use std::time::Duration;
 pub const ORPHAN_GRACE: Duration = Duration::from_millis(200);
 /// The exit code of a shard whose composer is gone.
 pub const EXIT_ORPHAN: i32 = 70;
+/// The number of a shard that is none: of what a zygote makes.
+const NO_SHARD: ShardId = ShardId(u32::MAX);
 /// The service thread's stack: it maps memory and decodes small messages.
 const SERVICE_STACK_BYTES: usize = 256 << 10;
 
 /// Runs a shard until its composer ends it: makes it with `make`, then takes messages for ever.
 ///
+/// With `zygote = true` in the manifest, `make` runs once for many shards: in a process that is then forked for each.
+/// What `make` has built is there in all of them, as a copy that each may change; memory is only copied where it is
+/// written. So it must not start a thread (a process with threads is not forked, and the error says so), and what
+/// should differ between shards belongs into [`Shard::on_fork`]: a fork also copies the state of random number
+/// generators, the seeds of hash maps, open files with their positions, and connections. [`Config::shard`] has no
+/// meaning in `make` then.
+///
 /// # Errors
 /// When the program was not started by a composer, when `make` fails, or when the control connection does.
 pub fn run<S: Shard>(make: impl FnOnce(&Config) -> Result<S>) -> Result<()> {
     Runner::join(make)?.run()
+}
+
+/// Several components that are linked into one program. See [`run_any`].
+#[derive(Default)]
+pub struct Components {
+    entries: Vec<(String, Box<Life>)>,
+}
+
+/// How a process lives once it was told what it is.
+type Life = dyn FnOnce(Told) -> Result<()>;
+
+impl Components {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the component that the manifest names so, and how its shard is made.
+    #[must_use]
+    pub fn with<S: Shard>(
+        mut self,
+        name: impl Into<String>,
+        make: impl FnOnce(&Config) -> Result<S> + 'static,
+    ) -> Self {
+        self.entries.push((name.into(), Box::new(|told| Runner::become_told(told, make)?.run())));
+        self
+    }
+
+    /// The life of the component of this name.
+    fn take(&mut self, name: &str) -> Result<Box<Life>> {
+        match self.entries.iter().position(|(known, _)| known == name) {
+            Some(at) => Ok(self.entries.swap_remove(at).1),
+            None => {
+                let known: Vec<_> = self.entries.iter().map(|(known, _)| format!("`{known}`")).collect();
+                Err(Error::new(format!(
+                    "component `{name}` is not linked into this program, which has {}; add it with `Components::with`, or take it out of `components` in the manifest",
+                    if known.is_empty() { "none".into() } else { known.join(", ") }
+                )))
+            }
+        }
+    }
+}
+
+/// Runs a shard of whichever of these components the composer asks for, as [`run`] does.
+///
+/// A program that does this can be a `[generic.NAME]` of the manifest: its processes are started before it is known
+/// what they will be.
+///
+/// ```no_run
+/// # use shardkit::prelude::*;
+/// # struct Auth; struct Inventory;
+/// # impl Shard for Auth { fn on_message(&mut self, _: Message<'_>, _: &mut Context<'_>) -> Result<()> { Ok(()) } }
+/// # impl Shard for Inventory { fn on_message(&mut self, _: Message<'_>, _: &mut Context<'_>) -> Result<()> { Ok(()) } }
+/// use shardkit::{Components, run_any};
+///
+/// fn main() -> Result<()> {
+///     run_any(Components::new().with("auth", |_config| Ok(Auth)).with("inventory", |_config| Ok(Inventory)))
+/// }
+/// ```
+///
+/// # Errors
+/// As [`run`], and when the composer asks for a component that is not among them.
+pub fn run_any(mut components: Components) -> Result<()> {
+    let told = Told::wait()?;
+    let life = told.or_say(components.take(&told.component.name))?;
+    life(told)
 }
 
 /// A shard whose author owns the loop.
@@ -88,32 +164,87 @@ enum Command {
     Stop,
 }
 
+/// What a process was told that it is, and over which socket.
+pub(crate) struct Told {
+    pub(crate) control: Arc<ControlSocket>,
+    pub(crate) packet: Packet,
+    component: Component,
+    who: Who,
+}
+
+pub(crate) enum Who {
+    Shard(Welcome, Vec<OwnedFd>),
+    Zygote,
+}
+
+impl Told {
+    /// Greets the composer that started this process and waits until it says what the process is.
+    fn wait() -> Result<Self> {
+        Self::wait_on(Arc::new(inherited_socket()?), Packet::new())
+    }
+
+    pub(crate) fn wait_on(control: Arc<ControlSocket>, mut packet: Packet) -> Result<Self> {
+        control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+        let told = match control.receive::<ToShard>(&mut packet)? {
+            (ToShard::Welcome(welcome), fds) => {
+                decode(&welcome.spec).map(|component| (component, Who::Shard(welcome, fds)))
+            }
+            (ToShard::Zygote(zygote), _) => decode(&zygote.spec).map(|component| (component, Who::Zygote)),
+            // A process that waited and is not needed.
+            (ToShard::Stop, _) => std::process::exit(0),
+            _ => Err(ControlError::Garbled("it should begin with a welcome".into())),
+        };
+        let (component, who) = say(&control, told)?;
+        Ok(Self { control, packet, component, who })
+    }
+
+    /// Hands a result on, and tells the composer if it is an error.
+    fn or_say<T>(&self, result: Result<T>) -> Result<T> {
+        say(&self.control, result)
+    }
+}
+
+/// Hands a result on, and tells the composer if it is an error.
+pub(crate) fn say<T, E: Into<Error>>(control: &ControlSocket, result: Result<T, E>) -> Result<T> {
+    result.map_err(Into::into).inspect_err(|error| {
+        let reason = error.to_string();
+        // If the composer is gone too, there is nobody left to tell.
+        let _ = control.send(&FromShard::Failed { reason }, &[]);
+    })
+}
+
 impl<S: Shard> Runner<S> {
     /// Joins the composer that started this process and makes the shard.
+    ///
+    /// In a zygote this returns once in every shard that is forked, and never in the zygote itself.
     ///
     /// # Errors
     /// As [`run`]. The composer is told why.
     pub fn join(make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
-        let control = Arc::new(inherited_socket()?);
-        control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
-        let joined = Self::join_over(&control, make);
-        if let Err(error) = &joined {
-            let reason = error.to_string();
-            // If the composer is gone too, there is nobody left to tell.
-            let _ = control.send(&FromShard::Failed { reason }, &[]);
-        }
-        joined
+        Self::become_told(Told::wait()?, make)
     }
 
-    fn join_over(control: &Arc<ControlSocket>, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
-        let mut packet = Packet::new();
-        let (message, fds) = control.receive::<ToShard>(&mut packet)?;
-        let ToShard::Welcome(welcome) = message else {
-            return Err(Error::new(
-                "the composer did not begin with a welcome; build both from the same release",
-            ));
+    fn become_told(told: Told, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
+        if let Who::Shard(..) = &told.who {
+            let control = Arc::clone(&told.control);
+            return say(&control, Self::start(told, make));
+        }
+        let made = make(&Config::new(NO_SHARD, told.component.clone()));
+        let mut shard = told.or_say(made)?;
+        let told = zygote::serve(told)?;
+        let control = Arc::clone(&told.control);
+        let renew = move |config: &Config| {
+            shard.on_fork(config)?;
+            Ok(shard)
         };
-        let component: Component = decode(&welcome.spec)?;
+        say(&control, Self::start(told, renew))
+    }
+
+    /// Makes the shard and all that it needs, up to its readiness.
+    fn start(told: Told, make: impl FnOnce(&Config) -> Result<S>) -> Result<Self> {
+        let Told { control, packet, component, who: Who::Shard(welcome, fds) } = told else {
+            return Err(Error::new("the composer asks a zygote's child to be a zygote"));
+        };
         let [bell, stats] = <[OwnedFd; 2]>::try_from(fds).map_err(|fds| {
             Error::new(format!("a welcome came with {} descriptors instead of 2", fds.len()))
         })?;
@@ -124,14 +255,14 @@ impl<S: Shard> Runner<S> {
         let config = Config::new(welcome.shard, component);
         let shard = make(&config)?;
         let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));
-        let commands = start_service(Arc::clone(control), packet, endpoint.ringer(), &welcome)?;
+        let commands = start_service(Arc::clone(&control), packet, endpoint.ringer(), &welcome)?;
         let mut runner = Self {
             shard,
             strategy: strategy(&welcome),
             ticker: config.component().tick_hz.map(Ticker::new),
             endpoint,
             commands,
-            control: Arc::clone(control),
+            control: Arc::clone(&control),
             taken: 0,
             stopped: false,
         };
@@ -310,7 +441,9 @@ fn command(message: ToShard, fds: Vec<OwnedFd>) -> Result<Option<Command>> {
         ToShard::Unwire { link } if link != COMPOSER_LINK => Ok(Some(Command::Detach { link })),
         ToShard::Unwire { .. } => Ok(None),
         ToShard::Stop => Ok(Some(Command::Stop)),
-        ToShard::Welcome(_) => Err(Error::new("the composer welcomed the shard twice")),
+        ToShard::Welcome(_) | ToShard::Zygote(_) | ToShard::Fork { .. } => {
+            Err(Error::new("the composer told the shard twice what it is"))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The trait that a component's author implements.
 
+use crate::config::Config;
 use crate::context::Context;
 use crate::error::Result;
 use crate::message::{Message, Rejected, Tick};
@@ -29,6 +30,27 @@ pub trait Shard {
     /// A session is over, whoever ended it. Forget everything about it: the shard may get another one right away.
     fn on_close(&mut self, session: SessionId, ctx: &mut Context<'_>) {
         let _ = (session, ctx);
+    }
+
+    /// The shard holds no session any more and is to be as if it had never held one. Called after
+    /// [`on_close`](Self::on_close) if the manifest says `after = "scrub"`. An error ends the shard: it is not used again.
+    ///
+    /// # Errors
+    /// Whatever the author's code gives.
+    fn on_scrub(&mut self, ctx: &mut Context<'_>) -> Result<()> {
+        let _ = ctx;
+        Ok(())
+    }
+
+    /// The shard was forked from its component's zygote and now has a number of its own. Called before anything else,
+    /// and only if the manifest says `zygote = true`. What two processes must not share is renewed here: random
+    /// numbers, connections, positions in files.
+    ///
+    /// # Errors
+    /// Whatever the author's code gives; the shard does not start then.
+    fn on_fork(&mut self, config: &Config) -> Result<()> {
+        let _ = config;
+        Ok(())
     }
 
     /// Runs at the fixed rate that the manifest gives (`tick_hz`), if it gives one.

@@ -211,6 +211,21 @@ fn a_way_through_the_embedder_is_no_circle() {
 }
 
 #[test]
+fn what_becomes_of_a_shard_and_where_it_comes_from_is_declared() {
+    let application = parse(
+        "[application]\nname = 'x'\n[component.a]\nprogram = 'p'\nafter = 'scrub'\nzygote = true\n[component.b]\nprogram = 'p'\nafter = 'restart'\n\
+         [component.c]\nprogram = 'p'\n[generic.all]\nprogram = 'q'\nargs = ['any']\nenv = { A = 'b' }\ncomponents = ['c', 'a']\nspares = 3",
+    );
+    let [a, b, c] = [0, 1, 2].map(|at| &application.components[at]);
+    assert_eq!([a.after, b.after, c.after], [After::Scrub, After::Restart, After::Return]);
+    assert_eq!([a.zygote, b.zygote, c.zygote], [true, false, false]);
+    let program = Program { path: "q".into(), args: vec!["any".into()], env: vec![("A".into(), "b".into())] };
+    let components = vec![ComponentId(2), ComponentId(0)];
+    assert_eq!(application.generics, [Generic { name: "all".into(), program, components, spares: 3 }]);
+    assert_eq!([0, 1, 2].map(|at| application.generic_of(ComponentId(at))), [Some(0), None, Some(0)]);
+}
+
+#[test]
 fn a_file_is_read_and_knows_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("arena.toml");
@@ -241,6 +256,10 @@ fn the_schema_names_every_key_refuses_others_and_shows_defaults() {
     for key in ["in", "out", "wait", "tick_hz", "config", "env", "bandwidth"] {
         assert!(component["properties"][key].is_object(), "{key}");
     }
+    assert_eq!(component["properties"]["after"]["default"], "return");
+    let generic = &schema["$defs"]["Generic"];
+    assert_eq!(generic["required"], serde_json::json!(["program", "components"]));
+    assert_eq!(generic["properties"]["spares"]["maximum"], SPARES_MAX);
     assert_eq!(schema["$defs"]["Output"]["properties"]["ring"]["default"], "256KiB");
     assert!(!schema.to_string().contains("null"), "{schema:#}");
 }

@@ -482,6 +482,63 @@ fn a_config_that_passes_can_be_read_again_however_deep_it_is() {
 }
 
 #[test]
+fn a_generic_program_that_can_become_nothing_something_unknown_or_what_another_can_is_refused() {
+    let generic = |more: &str| in_component(&format!("[generic.any]\nprogram = 'p'\n{more}"));
+    assert_eq!(generic(""), "5:1: the key `components` is missing; add `components = …`");
+    assert_eq!(
+        generic("components = []"),
+        "7:14: the generic program `any` can become nothing; name a component in `components`"
+    );
+    assert_eq!(
+        generic("components = ['ai', 'aj']"),
+        "7:21: the generic program `any` names `aj`, but there is no such component; did you mean `ai`?"
+    );
+    assert_eq!(
+        generic("components = ['ai', 'ai']"),
+        "7:21: the generic program `any` names `ai` twice; name each component once"
+    );
+    assert_eq!(
+        generic("components = ['embedder']\n[embedder]"),
+        "7:15: the generic program `any` names the embedder, which has no shards; leave it out"
+    );
+    assert_eq!(
+        generic("components = ['ai']\n[generic.other]\nprogram = 'p'\ncomponents = ['ai']"),
+        "10:15: `ai` is in the generic program `any` already, and `other` names it too; leave it in one of them"
+    );
+    assert_eq!(
+        generic("components = ['ai']\nspares = 257"),
+        "8:10: `spares` is 257; use a whole number from 0 to 256"
+    );
+    assert_eq!(
+        in_component("[generic.any]\nprogram = ''\ncomponents = ['ai']"),
+        "6:11: `program` is empty; name the program that a shard runs"
+    );
+    assert_eq!(
+        in_component("[generic.Any]\nprogram = 'p'\ncomponents = ['ai']"),
+        "5:10: `Any` can't be the name of a generic program; use lower-case letters, digits, `-` and `_`, beginning with a letter"
+    );
+    assert_eq!(generic("component = ['ai']"), "7:1: unknown key `component`; did you mean `components`?");
+    let many = |count| {
+        let tables = |n| {
+            format!("[component.c{n}]\nprogram = 'p'\n[generic.g{n}]\nprogram = 'p'\ncomponents = ['c{n}']\n")
+        };
+        (0..count).map(tables).collect::<String>()
+    };
+    assert_eq!(below_head(&many(GENERICS_MAX + 1)), "325:10: there are 65 generic programs; use at most 64");
+    Manifest::parse(&format!("{HEAD}{}", many(GENERICS_MAX)), "arena.toml").unwrap();
+}
+
+#[test]
+fn a_word_for_what_becomes_of_a_shard_that_is_none_is_refused() {
+    assert_eq!(in_component("after = 'scrubb'"), "5:9: `after` can't be `scrubb`; did you mean `scrub`?");
+    assert_eq!(
+        in_component("after = 'nothing'"),
+        "5:9: `after` can't be `nothing`; the words are `return`, `scrub`, `restart`"
+    );
+    assert_eq!(in_component("zygote = 1"), "5:10: wrong type: integer `1`; write a boolean");
+}
+
+#[test]
 fn a_composition_without_components_or_with_unknown_ones_is_refused() {
     assert_eq!(
         in_component("[composition.a]\nentry = []"),

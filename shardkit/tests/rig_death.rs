@@ -117,3 +117,29 @@ fn what_a_dead_shard_had_not_taken_is_gone_and_nothing_of_it_is_delivered() {
     assert!(rig.receive(session).is_none());
     assert!(rig.take_rejected().is_empty());
 }
+
+/// Can't be scrubbed.
+struct Stained;
+
+impl Shard for Stained {
+    fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> Result<()> {
+        Ok(ctx.reply(&message, message.payload())?)
+    }
+
+    fn on_scrub(&mut self, _: &mut Context<'_>) -> Result<()> {
+        Err(Error::new("a stain is left"))
+    }
+}
+
+#[test]
+fn a_shard_that_fails_its_scrub_is_not_used_again_and_says_why() {
+    let manifest = "[application]\nname = 'solo'\n[component.echo]\nprogram = 'echo'\nafter = 'scrub'\n\
+                    in.ask = { type = 'bytes', reply = 'bytes' }\n[embedder]\nout.ask = 'echo.ask'";
+    let manifest = Manifest::parse(manifest, "test.toml").unwrap();
+    let mut rig = Rig::new(&manifest).shard("echo", |_| Ok(Stained)).build().unwrap();
+    let session = rig.open("default").unwrap();
+    rig.close(session).unwrap();
+    rig.run_until_idle();
+    assert_eq!(rig.reports(), ["echo: scrub failed: a stain is left"]);
+    assert!(rig.open("default").is_err(), "it is used again");
+}

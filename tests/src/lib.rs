@@ -1,6 +1,6 @@
 //! Integration tests with real processes: what they share.
 
-use shard_composer::{Composer, ShardInfo};
+use shard_composer::{Composer, ShardInfo, Source};
 use shardkit::manifest::Manifest;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +71,42 @@ pub fn ready_shard(composer: &Composer, component: &str) -> ShardInfo {
         found.is_some()
     });
     found.expect("it was just found")
+}
+
+/// The processes that shards are made from, once each has said that it can be used.
+pub fn sources(composer: &Composer) -> Vec<Source> {
+    let mut sources = Vec::new();
+    wait_until("all sources wait", || {
+        sources = composer.sources();
+        !sources.is_empty() && sources.iter().all(|source| source.waiting && source.pid != 0)
+    });
+    sources
+}
+
+/// Whether a process is stopped, or its control group frozen.
+pub fn is_frozen(pid: u32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stopped = read("stat").rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+    let group = read("cgroup").lines().find_map(|line| Some(line.strip_prefix("0::/")?.to_owned()));
+    let frozen = |root: &str| {
+        let group = std::path::Path::new(root).join(group.as_deref().unwrap_or_default());
+        let events = std::fs::read_to_string(group.join("cgroup.events"));
+        events.is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
+    };
+    stopped || frozen("/sys/fs/cgroup") || frozen("/sys/fs/cgroup/unified")
+}
+
+/// The processor time that a process has had, in clock ticks.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// The process's parent.
+pub fn parent(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// How many threads this process has.

@@ -122,7 +122,7 @@ fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
         ("hang", "start_timeout_ms"),
         ("mute", "start_timeout_ms"),
         ("hang-up", "killed by signal 9"),
-        ("version", "protocol version 2"),
+        ("version", "protocol version 3"),
         ("garbage", "killed by signal 9"),
         ("garbage", "no message of protocol version"),
         ("flood", "said all that there is to say"),

@@ -97,6 +97,7 @@ fn component<const N: usize>() -> Component {
         stop_timeout_ms: 1,
         after: After::Return,
         scale: Scale::default(),
+        zygote: false,
         config_json: "{}".into(),
     }
 }

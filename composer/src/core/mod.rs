@@ -147,6 +147,7 @@ impl Core {
             Event::Opened { session, shard } => self.opened(now_ns, session, shard, effects),
             Event::SessionEnded { session } => self.session_ended(now_ns, session, effects),
             Event::Closed { session, shard } => self.closed(now_ns, session, shard, effects),
+            Event::ScrubFailed { session, shard } => self.scrub_failed(now_ns, session, shard, effects),
             Event::OpenRefused { session, shard } => self.open_refused(now_ns, session, shard, effects),
             Event::Launched { shard, pid, from } => self.launched(shard, pid, from),
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
@@ -155,24 +156,24 @@ impl Core {
             Event::SessionIdle { session } => self.session_idle(now_ns, session, effects),
             Event::Target { component, ready, frozen } => self.set_target(now_ns, component, ready, frozen),
             Event::Drain { shard, deadline_ns } => self.drain(now_ns, shard, deadline_ns, effects),
-            Event::ScrubFailed { session, shard } => {
-                self.closed(now_ns, session, shard, effects);
-                self.scrub_failed(now_ns, shard, effects);
-            }
             Event::Wired { wire } => self.wired(now_ns, wire, effects),
             Event::WireFailed { wire } => self.wire_failed(now_ns, wire, effects),
             Event::Start => self.start(),
             Event::Tick => self.tick(now_ns, effects),
             Event::ShutDown => self.shut_down(now_ns, effects),
         }
-        if self.requests.queued > 0 {
-            self.serve_waiting(now_ns, effects);
-        }
-        if std::mem::take(&mut self.unsettled) || self.requests.queued > 0 {
-            if self.refill(now_ns, effects) && self.requests.queued > 0 {
+        loop {
+            if self.requests.queued > 0 {
                 self.serve_waiting(now_ns, effects);
             }
-            self.finish(effects);
+            if !std::mem::take(&mut self.unsettled) && self.requests.queued == 0 {
+                break;
+            }
+            // What was thawed takes sessions at once.
+            if !self.refill(now_ns, effects) {
+                self.finish(effects);
+                break;
+            }
         }
     }
 

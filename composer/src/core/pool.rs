@@ -12,7 +12,7 @@ use super::{
     BACKOFF_MAX_MS, BACKOFF_MIN_MS, Core, NS_PER_MS, QUARANTINE_AFTER_FAILURES, QUARANTINE_MS,
     SHARDS_KEPT_MAX,
 };
-use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 
 impl Core {
     /// Thaws and launches what is missing. True if something was thawed: it takes sessions at once.
@@ -232,6 +232,20 @@ impl Core {
         }
     }
 
+    /// A shard has let go of a session, but can't be trusted to have forgotten it.
+    pub(super) fn scrub_failed(
+        &mut self,
+        now_ns: u64,
+        session: SessionId,
+        id: ShardId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.closed(now_ns, session, id, effects);
+        if let Some(at) = self.shards.find(id) {
+            self.kill(now_ns, at, KillReason::ScrubFailed, effects);
+        }
+    }
+
     pub(super) fn shard_exited(&mut self, now_ns: u64, id: ShardId, how: Exit, effects: &mut Vec<Effect>) {
         let Some(at) = self.shards.find(id) else { return };
         self.note(now_ns, at, Deed::Exited(how));
@@ -313,13 +327,6 @@ impl Core {
         for session in members.into_iter().map(|member| self.sessions.session_of(member)).collect::<Vec<_>>()
         {
             self.lose(now_ns, session, &loss, effects);
-        }
-    }
-
-    /// A shard could not clean up after a session: nobody gets it again.
-    pub(super) fn scrub_failed(&mut self, now_ns: u64, id: ShardId, effects: &mut Vec<Effect>) {
-        if let Some(at) = self.shards.find(id) {
-            self.kill(now_ns, at, KillReason::ScrubFailed, effects);
         }
     }
 

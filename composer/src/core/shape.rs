@@ -80,7 +80,7 @@ impl Shape {
                 warm: if c.program.is_some() { c.shards.warm.min(c.shards.max) } else { 0 },
                 max: if c.program.is_some() { c.shards.max } else { 0 },
                 frozen: c.shards.frozen,
-                idle_stop_ns: c.shards.scale_down_delay_ms.saturating_mul(NS_PER_MS),
+                idle_stop_ns: c.shards.scale_down_delay_ms.max(1).saturating_mul(NS_PER_MS),
                 restarts: c.after == After::Restart,
                 start_timeout_ns: c.start_timeout_ms.saturating_mul(NS_PER_MS),
                 stop_timeout_ns: c.stop_timeout_ms.saturating_mul(NS_PER_MS),

@@ -16,6 +16,7 @@ pub(crate) fn application() -> Made {
         compositions: vec![],
         embedder: None,
         pool: None,
+        generics: vec![],
     })
 }
 
@@ -36,6 +37,7 @@ impl Made {
             stop_timeout_ms: 500,
             after: After::Return,
             scale: Scale::default(),
+            zygote: false,
             config_json: "{}".into(),
         });
         self

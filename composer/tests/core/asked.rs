@@ -7,8 +7,9 @@ use crate::application::{pair, single};
 use crate::rig::{MS, Rig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use shard_composer::core::{Effect, End, Event, IDLE_STOP_MS, Refusal, RequestId, ShardState};
+use shard_composer::core::{Effect, End, Event, Refusal, RequestId, ShardState};
 use shard_runtime::id::{SessionId, ShardId};
+use shardkit::application::SCALE_DOWN_DELAY_MS_DEFAULT;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// #4142, #2788. Places count as taken until the shard has let go, in whatever order the shards answer.
@@ -106,7 +107,7 @@ fn the_count_and_the_state_of_a_shard_change_in_one_step() {
         let shard = rig.shards_of(first)[0];
         rig.end(first);
         assert_eq!(rig.core.shard(shard).unwrap().sessions, 0);
-        rig.pass_ms(IDLE_STOP_MS - 1);
+        rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 1);
         // Its time is up, and somebody comes in the same instant.
         rig.now_ns += MS;
         assert_eq!(rig.core.next_deadline(), Some(rig.now_ns));
@@ -209,6 +210,6 @@ fn no_warm_shards_at_all_are_allowed_and_none_is_where_it_returns_to() {
     for request in requests {
         rig.end(rig.ready(request).unwrap());
     }
-    rig.pass_ms(IDLE_STOP_MS);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT);
     rig.core.check_empty().unwrap();
 }

@@ -93,7 +93,7 @@ fn random_application(rng: &mut StdRng) -> Application {
         made = made.component(name, capacity, warm, max);
         let component = made.last();
         component.shards.frozen = rng.random_range(0..=max - warm);
-        component.shards.scale_down_delay_ms = [0, 5, 50, 10_000][rng.random_range(0..4)];
+        component.shards.scale_down_delay_ms = [1, 5, 50, 10_000][rng.random_range(0..4)];
         component.after = [After::Return, After::Scrub, After::Restart][rng.random_range(0..3)];
     }
     let embedder = rng.random_bool(0.5);
@@ -365,6 +365,7 @@ impl World {
                     self.plan(after_ns, Happening::Death(shard, Exit::Code(0)));
                 }
             }
+            // The core does not freeze yet.
             Effect::Kill { shard, .. } => {
                 let after_ns = self.some_ns(MS);
                 self.plan(after_ns, Happening::Death(shard, Exit::Signal(9)));

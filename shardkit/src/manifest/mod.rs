@@ -82,6 +82,8 @@
 //! | `tick_hz` | never | how often `on_tick` runs, per second: more than 0, at most 10000 |
 //! | `start_timeout_ms` | `5000` | from its launch until it is ready |
 //! | `stop_timeout_ms` | `1000` | from being asked to end until it is gone |
+//! | `after` | `"return"` | what becomes of a shard when its last session has ended: `"return"` to the pool as it is, `"scrub"` ([`Shard::on_scrub`](crate::Shard::on_scrub)) before it returns, `"restart"` |
+//! | `zygote` | `false` | whether its shards are forked from one process that was initialised once: see [`run`](crate::run) for what that asks of the program |
 //! | `config` | `{}` | any table: the program finds it in its configuration |
 //! | `in.PORT` | none | inputs |
 //! | `out.PORT` | none | outputs |
@@ -125,6 +127,16 @@
 //! | `step_up`, `step_down` | any | at most so many shards more, or fewer, from one bin to the next |
 //! | `budget_hour` | any | what its warm shards may cost an hour |
 //! | `schedule` | `[]` | windows of time with other limits: `{ days = ["fri", "sat"], from = "20:00", to = "02:00", floor = 4, ceiling = 9 }`, in UTC |
+//!
+//! `[generic.NAME]`, programs in which several components are linked (see [`run_any`](crate::run_any)). Some of a
+//! program's processes wait, and become shards of whichever of these components is asked for, without being started
+//! first:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `program`, `args`, `env` | as above | as for a component |
+//! | `components` | required | what its processes can become; a component is in one generic program at most |
+//! | `spares` | `1` | how many processes wait, 0 to 256 |
 //!
 //! `[composition.NAME]`, the kinds of session. Without any there is one, named `default`:
 //!

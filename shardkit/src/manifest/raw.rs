@@ -7,7 +7,7 @@
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
     CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
-    SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
+    SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -30,6 +30,9 @@ pub(super) struct Manifest {
     /// The kinds of session, by name. Without any there is one, named `default`.
     #[serde(default)]
     pub(super) composition: Named<Composition>,
+    /// Programs in which several components are linked, by name.
+    #[serde(default)]
+    pub(super) generic: Named<Generic>,
 }
 
 /// The application as a whole.
@@ -76,13 +79,8 @@ pub(super) struct Component {
     pub(super) frozen: At<Whole>,
     /// How long a shard that nobody needs may be idle before it is frozen or ends, in milliseconds.
     #[serde(default = "scale_down_delay")]
-    #[schemars(range(min = 0, max = TIMEOUT_MS_MAX))]
+    #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub(super) scale_down_delay_ms: At<Whole>,
-    /// What becomes of a shard when the last session that it holds is over: it waits for the next one (`return`), cleans up
-    /// first (`scrub`), or is replaced (`restart`).
-    #[serde(default = "after")]
-    #[schemars(extend("enum" = ["return", "scrub", "restart"]))]
-    pub(super) after: At<String>,
     /// The limits of its pool, for a policy that follows demand.
     pub(super) scale: Option<Scale>,
     /// Cores of its own that one shard needs; 0 shares the cores that nobody owns.
@@ -113,6 +111,14 @@ pub(super) struct Component {
     #[serde(default = "stop_timeout")]
     #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub(super) stop_timeout_ms: At<Whole>,
+    /// What becomes of a shard when its last session has ended.
+    #[serde(default = "returns")]
+    #[schemars(schema_with = "after_schema")]
+    pub(super) after: At<String>,
+    /// Whether its shards are forked from one process that was initialised once. Only for a component whose
+    /// initialisation starts no thread and leaves nothing that two processes must not share.
+    #[serde(default)]
+    pub(super) zygote: bool,
     /// Anything: the program finds it in its configuration.
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub(super) config: Option<At<toml::Table>>,
@@ -240,6 +246,30 @@ pub(super) struct Composition {
     /// How long nobody may use a session before it ends, in seconds. Without it: for ever.
     #[schemars(range(min = 1, max = IDLE_TIMEOUT_S_MAX))]
     pub(super) idle_timeout_s: Option<At<Whole>>,
+}
+
+/// A program in which several components are linked: some of its processes wait, and become shards of whichever
+/// component is asked for.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Generic {
+    /// The program, found as a component's is.
+    #[schemars(length(min = 1))]
+    pub(super) program: At<String>,
+    /// The arguments after the program's name.
+    #[serde(default)]
+    pub(super) args: Vec<At<String>>,
+    /// Environment variables on top of the inherited ones.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) env: Named<String>,
+    /// What its processes can become.
+    #[schemars(length(min = 1))]
+    pub(super) components: At<Vec<At<String>>>,
+    /// How many processes wait.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = SPARES_MAX))]
+    pub(super) spares: At<Whole>,
 }
 
 /// An input. The short form is its type alone: `login = "Login"`.
@@ -372,16 +402,16 @@ fn scale_down_delay() -> At<Whole> {
     whole(SCALE_DOWN_DELAY_MS_DEFAULT as i64)
 }
 
-fn after() -> At<String> {
-    At::nowhere("return".into())
-}
-
 fn start_timeout() -> At<Whole> {
     whole(5000)
 }
 
 fn stop_timeout() -> At<Whole> {
     whole(1000)
+}
+
+fn returns() -> At<String> {
+    At::nowhere("return".to_owned())
 }
 
 fn no_bytes() -> At<Amount> {
@@ -588,6 +618,10 @@ schema!(Output, "Output or destinations", inline: true, generator => {
         generator.subschema_for::<OutputTable>(),
     ],
 });
+
+fn after_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["return", "scrub", "restart"] })
+}
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an application that comes out keeps the promises of [`crate::application`].
 
-use super::at::At;
+use super::at::{At, Named};
 use super::calls::{self, Calls};
 use super::error::{Problem, did_you_mean};
 use super::limits::{amount, bytes, check_count, check_name, whole};
@@ -43,7 +43,9 @@ pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
         compositions: Vec::new(),
         embedder,
         pool: raw.pool.as_ref().map(pool::pool).transpose()?,
+        generics: Vec::new(),
     };
+    application.generics = generics(&raw.generic, &application)?;
     if !raw.application.cycles {
         calls.forbid_circles(&application)?;
     }
@@ -78,7 +80,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
     check_ports(&raw.inputs, &raw.outputs)?;
     Ok(Component {
         name: name.value.clone(),
-        program: Some(program(raw)?),
+        program: Some(program(&raw.program, &raw.args, &raw.env)?),
         capacity: whole(&raw.capacity, "capacity", 1, CAPACITY_MAX.into())? as u32,
         shards: shards(raw)?,
         needs: Needs {
@@ -100,6 +102,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         stop_timeout_ms: whole(&raw.stop_timeout_ms, "stop_timeout_ms", 1, TIMEOUT_MS_MAX)?,
         after: after(&raw.after)?,
         scale: raw.scale.as_ref().map(pool::scale).transpose()?.unwrap_or_default(),
+        zygote: raw.zygote,
         config_json: config_json(raw.config.as_ref())?,
     })
 }
@@ -121,27 +124,27 @@ fn embedder(raw: &raw::Embedder) -> Result<Component, Problem> {
         stop_timeout_ms: 0,
         after: After::Return,
         scale: Scale::default(),
+        zygote: false,
         config_json: "{}".to_owned(),
     })
 }
 
-fn program(raw: &raw::Component) -> Result<Program, Problem> {
-    let span = &raw.program.span;
-    if raw.program.value.is_empty() {
+fn program(program: &At<String>, args: &[At<String>], env: &Named<String>) -> Result<Program, Problem> {
+    let span = &program.span;
+    if program.value.is_empty() {
         return Err(Problem::at(span, "`program` is empty", "name the program that a shard runs"));
     }
-    let env = raw.env.0.iter().map(|(name, value)| (&name.span, name.value.as_str(), value.as_str()));
-    if let Some((span, name, _)) = env.clone().find(|(_, name, _)| name.is_empty() || name.contains('=')) {
+    let vars = env.0.iter().map(|(name, value)| (&name.span, name.value.as_str(), value.as_str()));
+    if let Some((span, name, _)) = vars.clone().find(|(_, name, _)| name.is_empty() || name.contains('=')) {
         return Err(Problem::at(
             span,
             format!("`{name}` can't be an environment variable"),
             "use a name without `=`",
         ));
     }
-    let args = raw.args.iter().map(|arg| (&arg.span, "", arg.value.as_str()));
+    let words = args.iter().map(|arg| (&arg.span, "", arg.value.as_str()));
     let mut bytes = 0;
-    for (span, name, value) in std::iter::once((span, "", raw.program.value.as_str())).chain(args).chain(env)
-    {
+    for (span, name, value) in std::iter::once((span, "", program.value.as_str())).chain(words).chain(vars) {
         if name.contains('\0') || value.contains('\0') {
             return Err(Problem::at(span, "the kernel takes no zero byte here", "leave the `\\u0000` out"));
         }
@@ -156,9 +159,9 @@ fn program(raw: &raw::Component) -> Result<Program, Problem> {
         ));
     }
     Ok(Program {
-        path: raw.program.value.clone().into(),
-        args: raw.args.iter().map(|arg| arg.value.clone()).collect(),
-        env: raw.env.0.iter().map(|(name, value)| (name.value.clone(), value.clone())).collect(),
+        path: program.value.clone().into(),
+        args: args.iter().map(|arg| arg.value.clone()).collect(),
+        env: env.0.iter().map(|(name, value)| (name.value.clone(), value.clone())).collect(),
     })
 }
 
@@ -177,20 +180,8 @@ fn shards(raw: &raw::Component) -> Result<Shards, Problem> {
         let what = format!("`frozen` is {frozen}, but `max` leaves only {} beyond `warm`", max - warm);
         return Err(Problem::at(&raw.frozen.span, what, "lower `frozen`, or raise `max`"));
     }
-    let delay = whole(&raw.scale_down_delay_ms, "scale_down_delay_ms", 0, TIMEOUT_MS_MAX)?;
+    let delay = whole(&raw.scale_down_delay_ms, "scale_down_delay_ms", 1, TIMEOUT_MS_MAX)?;
     Ok(Shards { warm, max, frozen, scale_down_delay_ms: delay })
-}
-
-fn after(word: &At<String>) -> Result<After, Problem> {
-    match word.value.as_str() {
-        "return" => Ok(After::Return),
-        "scrub" => Ok(After::Scrub),
-        "restart" => Ok(After::Restart),
-        other => {
-            let cure = did_you_mean(other, "word", ["return", "scrub", "restart"].into_iter());
-            Err(Problem::at(&word.span, format!("`after` can't be `{other}`"), cure))
-        }
-    }
 }
 
 fn wait(raw: &raw::Wait) -> Result<Wait, Problem> {
@@ -208,6 +199,77 @@ fn wait(raw: &raw::Wait) -> Result<Wait, Problem> {
                 Err(Problem::at(&word.span, format!("there is no way to wait named `{other}`"), cure))
             }
         },
+    }
+}
+
+fn after(raw: &At<String>) -> Result<After, Problem> {
+    match raw.value.as_str() {
+        "return" => Ok(After::Return),
+        "scrub" => Ok(After::Scrub),
+        "restart" => Ok(After::Restart),
+        other => {
+            let cure = did_you_mean(other, "word", ["return", "scrub", "restart"].into_iter());
+            Err(Problem::at(&raw.span, format!("`after` can't be `{other}`"), cure))
+        }
+    }
+}
+
+fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<Generic>, Problem> {
+    if let Some((last, _)) = raw.0.last() {
+        check_count(&last.span, raw.0.len(), GENERICS_MAX, "generic programs")?;
+    }
+    let mut generics: Vec<Generic> = Vec::new();
+    for (name, raw) in &raw.0 {
+        check_name(name, "generic program")?;
+        let mut generic = Generic {
+            name: name.value.clone(),
+            program: program(&raw.program, &raw.args, &raw.env)?,
+            components: Vec::new(),
+            spares: whole(&raw.spares, "spares", 0, SPARES_MAX.into())? as u32,
+        };
+        for component in &raw.components.value {
+            let id = component_of(&generic, component, application)?;
+            if let Some(other) = generics.iter().find(|other| other.components.contains(&id)) {
+                let what = format!(
+                    "`{}` is in the generic program `{}` already, and `{}` names it too",
+                    component.value, other.name, generic.name
+                );
+                return Err(Problem::at(&component.span, what, "leave it in one of them"));
+            }
+            generic.components.push(id);
+        }
+        if generic.components.is_empty() {
+            let what = format!("the generic program `{}` can become nothing", generic.name);
+            return Err(Problem::at(&raw.components.span, what, "name a component in `components`"));
+        }
+        generics.push(generic);
+    }
+    Ok(generics)
+}
+
+fn component_of(
+    generic: &Generic,
+    name: &At<String>,
+    application: &Application,
+) -> Result<ComponentId, Problem> {
+    let of = &generic.name;
+    match application.find(&name.value) {
+        Some(id) if Some(id) == application.embedder => {
+            let what = format!("the generic program `{of}` names the embedder, which has no shards");
+            Err(Problem::at(&name.span, what, "leave it out"))
+        }
+        Some(id) if generic.components.contains(&id) => {
+            let what = format!("the generic program `{of}` names `{}` twice", name.value);
+            Err(Problem::at(&name.span, what, "name each component once"))
+        }
+        Some(id) => Ok(id),
+        None => {
+            let what =
+                format!("the generic program `{of}` names `{}`, but there is no such component", name.value);
+            let known = application.components.iter().filter(|known| known.program.is_some());
+            let known = known.map(|known| known.name.as_str());
+            Err(Problem::at(&name.span, what, did_you_mean(&name.value, "component", known)))
+        }
     }
 }
 

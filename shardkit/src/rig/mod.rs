@@ -525,6 +525,13 @@ impl Rig {
                     held.refused.get_or_insert(RigError::Refused { component, reason: text });
                 }
             }
+            // As the composer does: what could not be scrubbed is not used again.
+            Verb::ScrubFailed => {
+                let component = ComponentId(link.0);
+                self.reports.push(format!("{}: scrub failed: {text}", self.name(component)));
+                // It has just spoken, so it is there.
+                let _ = self.kill(&self.name(component));
+            }
             _ => {}
         }
     }

@@ -118,6 +118,10 @@ impl Shard for Watched {
         self.inner.on_close(session, ctx);
     }
 
+    fn on_scrub(&mut self, ctx: &mut Context<'_>) -> Result<()> {
+        self.inner.on_scrub(ctx)
+    }
+
     fn on_tick(&mut self, tick: Tick, ctx: &mut Context<'_>) -> Result<()> {
         self.inner.on_tick(tick, ctx)
     }

@@ -11,6 +11,7 @@ use shard_runtime::inbox::Receiver;
 use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Verb};
 use shard_runtime::stats::{Counter, SAMPLE_EVERY, Timing};
+use shardkit::application::After;
 use shardkit::prelude::*;
 use shardkit::{OwnedMessage, Refused};
 
@@ -414,6 +415,78 @@ fn an_end_that_crosses_with_the_composers_close_closes_the_session_once() {
     house.drain("callee", &mut callee);
     assert_eq!(callee.closed, 1);
     assert_eq!(house.told(), [told(Verb::Closed, "")]);
+}
+
+/// Has to be scrubbed, and fails to be if it is stained.
+#[derive(Default)]
+struct Slate {
+    stained: bool,
+    calls: Vec<&'static str>,
+}
+
+impl Shard for Slate {
+    fn on_message(&mut self, _: Message<'_>, _: &mut Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn on_close(&mut self, _: SessionId, _: &mut Context<'_>) {
+        self.calls.push("close");
+    }
+
+    fn on_scrub(&mut self, _: &mut Context<'_>) -> Result<()> {
+        self.calls.push("scrub");
+        if self.stained { Err(Error::new("a stain is left")) } else { Ok(()) }
+    }
+}
+
+/// The callee of `CALL`, of which the manifest says what becomes of it.
+fn house_with_after(after: After) -> House {
+    let mut application = application(CALL);
+    let callee = application.find("callee").unwrap();
+    application.components[usize::from(callee.0)].after = after;
+    House::new(application, SMALL_RING)
+}
+
+#[test]
+fn a_shard_is_scrubbed_after_its_last_session_before_the_closing_is_acknowledged() {
+    let mut house = house_with_after(After::Scrub);
+    let mut callee = Slate::default();
+    open_callee(&mut house, &mut callee);
+    let other = SessionId::new(4, 1);
+    house.end("callee").open(other, 0, std::iter::empty());
+    house.tell("callee", Verb::Close, SESSION, &[]);
+    house.drain("callee", &mut callee);
+    assert_eq!(callee.calls, ["close"], "another session is open");
+    house.tell("callee", Verb::Close, other, &[]);
+    // What is not open was scrubbed before.
+    house.tell("callee", Verb::Close, other, &[]);
+    house.drain("callee", &mut callee);
+    assert_eq!(callee.calls, ["close", "close", "scrub"]);
+    let verbs: Vec<Verb> = house.told().into_iter().map(|(_, verb, ..)| verb).collect();
+    assert_eq!(verbs, [Verb::Closed; 3]);
+}
+
+#[test]
+fn a_scrub_that_fails_is_told_with_its_reason_instead_of_the_closing() {
+    let mut house = house_with_after(After::Scrub);
+    let mut callee = Slate { stained: true, ..Slate::default() };
+    open_callee(&mut house, &mut callee);
+    house.tell("callee", Verb::Close, SESSION, &[]);
+    house.drain("callee", &mut callee);
+    assert_eq!(house.told(), [told(Verb::ScrubFailed, "a stain is left")]);
+}
+
+#[test]
+fn a_shard_that_returns_as_it_is_or_ends_is_not_scrubbed() {
+    for after in [After::Return, After::Restart] {
+        let mut house = house_with_after(after);
+        let mut callee = Slate { stained: true, ..Slate::default() };
+        open_callee(&mut house, &mut callee);
+        house.tell("callee", Verb::Close, SESSION, &[]);
+        house.drain("callee", &mut callee);
+        assert_eq!(callee.calls, ["close"]);
+        assert_eq!(house.told(), [told(Verb::Closed, "")]);
+    }
 }
 
 /// Refuses every session.

@@ -9,15 +9,40 @@ use shard_runtime::control::{
 };
 use shard_runtime::region::Region;
 use shard_runtime::ring::Ring;
+use shardkit::Components;
 use shardkit::manifest::Manifest;
 use shardkit::prelude::*;
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Echoes, or fails in one of several ways.
+/// Echoes, or fails in one of several ways. Asked for `made in` it names the process in which it was initialised.
 struct Misfit {
     way: String,
+    made_in: u32,
+    forked_into: u32,
+    stained: bool,
+}
+
+impl Misfit {
+    fn new(way: &str, config: &Config) -> Result<Self> {
+        let settings: HashMap<String, String> = config.get().unwrap_or_default();
+        if let Some(log) = settings.get("log") {
+            let mut log = OpenOptions::new().create(true).append(true).open(log)?;
+            writeln!(log, "{way}")?;
+        }
+        let is_zygote = config.shard().0 == u32::MAX;
+        if way == "stuck" && is_zygote {
+            forever();
+        }
+        if way == "threads" {
+            std::thread::spawn(|| forever());
+        }
+        Ok(Self { way: way.into(), made_in: std::process::id(), forked_into: 0, stained: false })
+    }
 }
 
 impl Shard for Misfit {
@@ -25,7 +50,28 @@ impl Shard for Misfit {
         if self.way == "refuse" { Err(Error::new("not today")) } else { Ok(()) }
     }
 
+    fn on_fork(&mut self, config: &Config) -> Result<()> {
+        self.forked_into = config.shard().0;
+        Ok(())
+    }
+
+    fn on_scrub(&mut self, _: &mut Context<'_>) -> Result<()> {
+        if self.stained { Err(Error::new("a stain is left")) } else { Ok(()) }
+    }
+
     fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> Result<()> {
+        match message.payload() {
+            b"made in" => {
+                let answer = format!("{} {} {}", self.way, self.made_in, self.forked_into);
+                return Ok(ctx.reply(&message, answer.as_bytes())?);
+            }
+            b"random" => {
+                let answer = ctx.random().to_string();
+                return Ok(ctx.reply(&message, answer.as_bytes())?);
+            }
+            b"stain" => self.stained = true,
+            _ => {}
+        }
         match self.way.as_str() {
             "fail" => Err(Error::new("the handler failed")),
             "panic" => panic!("as asked"),
@@ -66,9 +112,15 @@ fn main() -> Result<()> {
         }
         "flood" | "generous" | "scribble" => by_hand(&way),
         "embed" => embed(),
+        "embed-tiers" => embed_tiers(),
+        "any" => shardkit::run_any(
+            Components::new()
+                .with("one", |config| Misfit::new("one", config))
+                .with("two", |config| Misfit::new("two", config)),
+        ),
         "few-descriptors" => start_with_few(Resource::Nofile),
         "few-threads" => start_with_few(Resource::Nproc),
-        _ => shardkit::run(|_config| Ok(Misfit { way })),
+        _ => shardkit::run(|config| Misfit::new(&way, config)),
     }
 }
 
@@ -131,6 +183,21 @@ fn embed() -> Result<()> {
     shard_tests::ready_shard(&composer, "echo");
     let pids: Vec<String> = composer.shards().iter().map(|shard| shard.pid.to_string()).collect();
     println!("{}", pids.join(" "));
+    forever()
+}
+
+/// As [`embed`], with shards of every tier, one of them frozen. The manifest is on standard input.
+fn embed_tiers() -> Result<()> {
+    let me = std::env::current_exe()?;
+    let composer = shard_tests::start(&me, &std::io::read_to_string(std::io::stdin())?);
+    composer.wait_warm(shard_tests::PATIENCE)?;
+    shard_tests::sources(&composer);
+    let shards = composer.shards();
+    composer.freeze(shards[0].id);
+    shard_tests::wait_until("it is frozen", || shard_tests::is_frozen(shards[0].pid));
+    let pids = shards.iter().map(|shard| shard.pid);
+    let pids = pids.chain(composer.sources().into_iter().map(|source| source.pid));
+    println!("{}", pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" "));
     forever()
 }
 

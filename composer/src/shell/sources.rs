@@ -1,0 +1,463 @@
+//! Where shards come from besides their programs: spares of generic programs, and zygotes.
+//!
+//! A shard is taken from what is at hand: from its component's zygote if that is ready, from a spare that waits, else
+//! its program is started. A spare that was taken is replaced.
+//!
+//! Invariant: nobody waits for a source that has failed. A launch waits for a zygote only while that starts for the
+//! first time, because it would take no longer by itself; when the zygote dies, what it owes is started cold. A source
+//! that fails is started again, later each time.
+
+use super::{LaunchError, Shell, errno};
+use crate::backoff::Backoff;
+use crate::core::{Exit, Tier};
+use crate::inner::Source;
+use crate::launcher::{Launch, ToLauncher};
+use crate::processes::{ProcessId, Role};
+use shard_runtime::clock;
+use shard_runtime::control::{ControlSocket, FromShard, ToShard, Zygote as ZygoteMessage};
+use shard_runtime::id::{ComponentId, ShardId};
+use shardkit::application::{Application, Program};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+/// The processes of a generic program that are no shards yet.
+pub(super) struct Spares {
+    path: PathBuf,
+    wanted: usize,
+    /// Started, but not heard of yet.
+    starting: Vec<ProcessId>,
+    /// They wait, the oldest first.
+    waiting: VecDeque<ProcessId>,
+    backoff: Backoff,
+}
+
+/// The zygote of a component.
+pub(super) struct Zygote {
+    component: ComponentId,
+    state: State,
+    /// Some shard is to be made from it.
+    wanted: bool,
+    /// Shards that wait until it is ready.
+    waiting: Vec<ShardId>,
+    /// Processes that it was asked to fork and has not answered for.
+    forking: Vec<ProcessId>,
+    backoff: Backoff,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Down,
+    Starting(ProcessId),
+    Ready(ProcessId),
+}
+
+/// See the head of this file.
+pub(super) struct Sources {
+    /// By generic program.
+    spares: Vec<Spares>,
+    zygotes: Vec<Zygote>,
+    /// What is shown of them is not what they are.
+    changed: bool,
+}
+
+impl Sources {
+    /// `paths` are those of the generic programs.
+    pub(super) fn new(application: &Application, paths: Vec<PathBuf>) -> Self {
+        let spares = application.generics.iter().zip(paths).map(|(generic, path)| Spares {
+            path,
+            wanted: generic.spares as usize,
+            starting: Vec::new(),
+            waiting: VecDeque::new(),
+            backoff: Backoff::default(),
+        });
+        let ids = (0..application.components.len()).map(|at| ComponentId(at as u16));
+        let zygotes = ids.filter(|id| application.component(*id).zygote).map(|component| Zygote {
+            component,
+            state: State::Down,
+            wanted: application.component(component).shards.warm > 0,
+            waiting: Vec::new(),
+            forking: Vec::new(),
+            backoff: Backoff::default(),
+        });
+        Self { spares: spares.collect(), zygotes: zygotes.collect(), changed: true }
+    }
+
+    fn zygote(&mut self, component: ComponentId) -> Option<&mut Zygote> {
+        self.zygotes.iter_mut().find(|zygote| zygote.component == component)
+    }
+
+    /// Something of what is shown has changed.
+    pub(super) fn show(&mut self) {
+        self.changed = true;
+    }
+
+    /// A shard ends that may still wait for its zygote.
+    pub(super) fn give_up(&mut self, shard: ShardId) {
+        for zygote in &mut self.zygotes {
+            zygote.waiting.retain(|waiting| *waiting != shard);
+        }
+    }
+
+    /// The zygote that a shard waits for: to be ready, or to fork this process.
+    pub(super) fn debtor(&self, shard: ShardId, process: Option<ProcessId>) -> Option<ProcessId> {
+        let owes = |zygote: &&Zygote| {
+            zygote.waiting.contains(&shard) || process.is_some_and(|id| zygote.forking.contains(&id))
+        };
+        match self.zygotes.iter().find(owes)?.state {
+            State::Starting(zygote) | State::Ready(zygote) => Some(zygote),
+            State::Down => None,
+        }
+    }
+}
+
+impl Shell {
+    /// Starts what is missing of spares and zygotes, as far as its back-off allows, and shows what there is.
+    pub(super) fn keep_sources(&mut self) {
+        if self.ending || self.launcher.is_none() {
+            return;
+        }
+        let now_ns = clock::now_ns();
+        for at in 0..self.sources.spares.len() {
+            while self.sources.spares[at].starting.len() + self.sources.spares[at].waiting.len()
+                < self.sources.spares[at].wanted
+                && self.sources.spares[at].backoff.is_over(now_ns)
+            {
+                self.start_spare(at);
+            }
+        }
+        for at in 0..self.sources.zygotes.len() {
+            let zygote = &self.sources.zygotes[at];
+            if zygote.wanted && zygote.state == State::Down && zygote.backoff.is_over(now_ns) {
+                self.start_zygote(at);
+            }
+        }
+        if std::mem::take(&mut self.sources.changed) {
+            self.inner.show_sources(self.source_list());
+        }
+    }
+
+    fn source_list(&self) -> Vec<Source> {
+        let info = |process: ProcessId, tier, name: &str, waiting| {
+            let pid = self.processes.get(process).map_or(0, |process| process.pid);
+            Source { tier, name: name.to_owned(), pid, waiting }
+        };
+        let mut list = Vec::new();
+        for (spares, generic) in self.sources.spares.iter().zip(&self.inner.application.generics) {
+            list.extend(spares.waiting.iter().map(|p| info(*p, Tier::Generic, &generic.name, true)));
+            list.extend(spares.starting.iter().map(|p| info(*p, Tier::Generic, &generic.name, false)));
+        }
+        for zygote in &self.sources.zygotes {
+            let name = &self.inner.application.component(zygote.component).name;
+            match zygote.state {
+                State::Down => {}
+                State::Starting(process) => list.push(info(process, Tier::Zygote, name, false)),
+                State::Ready(process) => list.push(info(process, Tier::Zygote, name, true)),
+            }
+        }
+        list
+    }
+
+    // Starting.
+
+    /// Starts a program in the role that a process is to have.
+    pub(super) fn start_process(
+        &mut self,
+        role: Role,
+        path: PathBuf,
+        program: &Program,
+    ) -> Result<ProcessId, LaunchError> {
+        let (process, theirs) = self.processes.add(role)?;
+        let (args, env, quiet) = (program.args.clone(), program.env.clone(), self.quiet);
+        let launch = ToLauncher::Launch(Launch { process, program: path, args, env, quiet });
+        let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
+        match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &[theirs.as_fd()])?)) {
+            Ok(()) => Ok(process),
+            Err(error) => {
+                self.processes.remove(process);
+                Err(error)
+            }
+        }
+    }
+
+    fn start_spare(&mut self, at: usize) {
+        let application = std::sync::Arc::clone(&self.inner.application);
+        let generic = &application.generics[at];
+        let path = self.sources.spares[at].path.clone();
+        self.sources.changed = true;
+        match self.start_process(Role::Spare(at), path, &generic.program) {
+            Ok(process) => self.sources.spares[at].starting.push(process),
+            Err(error) => {
+                let wait = self.sources.spares[at].backoff.failed(clock::now_ns(), 0);
+                tracing::error!(generic = generic.name, %error, ?wait, "a spare could not be started");
+            }
+        }
+    }
+
+    fn start_zygote(&mut self, at: usize) {
+        let component = self.sources.zygotes[at].component;
+        self.sources.changed = true;
+        match self.start_program(Role::Zygote(component), component) {
+            Ok(process) => self.sources.zygotes[at].state = State::Starting(process),
+            Err(error) => {
+                let wait = self.sources.zygotes[at].backoff.failed(clock::now_ns(), 0);
+                let component = self.inner.application.component(component).name.clone();
+                tracing::error!(component, %error, ?wait, "the zygote could not be started");
+                self.disappoint(at);
+            }
+        }
+    }
+
+    /// Starts a component's own program.
+    pub(super) fn start_program(
+        &mut self,
+        role: Role,
+        component: ComponentId,
+    ) -> Result<ProcessId, LaunchError> {
+        let application = std::sync::Arc::clone(&self.inner.application);
+        let program = application.component(component).program.as_ref().ok_or(LaunchError::NoProgram)?;
+        let path = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
+        self.start_process(role, path, program)
+    }
+
+    // Spares.
+
+    /// Makes a waiting spare the process of a shard. False if there is none for its component.
+    pub(super) fn take_spare(&mut self, shard: ShardId, component: ComponentId) -> bool {
+        let Some(at) = self.inner.application.generic_of(component) else { return false };
+        while let Some(process) = self.sources.spares[at].waiting.pop_front() {
+            self.sources.changed = true;
+            let Some(spare) = self.processes.get_mut(process).filter(|spare| spare.runs()) else {
+                // Its end is about to be heard of.
+                continue;
+            };
+            spare.role = Role::Shard(shard);
+            if let Some(entry) = self.shards.get_mut(&shard) {
+                entry.process = Some(process);
+                entry.from = Tier::Generic;
+            }
+            match self.welcome(shard) {
+                Ok(()) => {
+                    self.sources.spares[at].backoff.worked();
+                    self.launched(shard, process);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!(%shard, %error, "a spare could not be welcomed and is killed");
+                    self.unwelcome(shard);
+                    if let Some(spare) = self.processes.get_mut(process) {
+                        spare.role = Role::Spare(at);
+                    }
+                    self.processes.kill(process);
+                }
+            }
+        }
+        false
+    }
+
+    pub(super) fn heard_spare(&mut self, at: usize, process: ProcessId, message: FromShard) {
+        let (name, spares) = (&self.inner.application.generics[at].name, &mut self.sources.spares[at]);
+        self.sources.changed = true;
+        match message {
+            FromShard::Hello { .. } if spares.starting.contains(&process) => {
+                spares.starting.retain(|starting| *starting != process);
+                spares.waiting.push_back(process);
+            }
+            FromShard::Failed { reason } => tracing::error!(generic = name, reason, "spare failed"),
+            other => {
+                tracing::error!(
+                    generic = name,
+                    ?other,
+                    "a spare said what only a shard can say and is killed"
+                );
+                self.processes.kill(process);
+            }
+        }
+    }
+
+    pub(super) fn spare_exited(&mut self, at: usize, process: ProcessId, lived_ns: u64, how: Exit) {
+        let (name, spares) = (&self.inner.application.generics[at].name, &mut self.sources.spares[at]);
+        spares.starting.retain(|starting| *starting != process);
+        spares.waiting.retain(|waiting| *waiting != process);
+        self.sources.changed = true;
+        let wait = spares.backoff.failed(clock::now_ns(), lived_ns);
+        tracing::error!(generic = name, ?wait, "a spare {how}; another will be started");
+    }
+
+    // Zygotes.
+
+    /// Has a shard forked, or lets it wait for a zygote that starts. False if its component has no zygote, or none that
+    /// is any good.
+    pub(super) fn take_fork(&mut self, shard: ShardId, component: ComponentId) -> bool {
+        let Some(zygote) = self.sources.zygote(component) else { return false };
+        zygote.wanted = true;
+        match zygote.state {
+            State::Ready(process) => self.ask_for_fork(shard, component, process),
+            State::Down | State::Starting(_) if zygote.backoff.has_failed() => false,
+            State::Down | State::Starting(_) => {
+                zygote.waiting.push(shard);
+                true
+            }
+        }
+    }
+
+    fn ask_for_fork(&mut self, shard: ShardId, component: ComponentId, zygote: ProcessId) -> bool {
+        let Ok((process, theirs)) = self.processes.add(Role::Shard(shard)) else { return false };
+        if let Err(error) = self.send_fork(zygote, process, &theirs) {
+            tracing::warn!(%shard, %error, "the zygote can't be asked");
+            self.processes.remove(process);
+            return false;
+        }
+        if let Some(zygote) = self.sources.zygote(component) {
+            zygote.forking.push(process);
+        }
+        if let Some(entry) = self.shards.get_mut(&shard) {
+            entry.process = Some(process);
+            entry.from = Tier::Zygote;
+        }
+        true
+    }
+
+    fn send_fork(
+        &self,
+        zygote: ProcessId,
+        process: ProcessId,
+        theirs: &ControlSocket,
+    ) -> Result<(), LaunchError> {
+        let zygote = self.processes.get(zygote).ok_or(LaunchError::NoLauncher)?;
+        zygote.expect_fork();
+        Ok(zygote.socket.send(&ToShard::Fork { process: process.0 }, &[theirs.as_fd()])?)
+    }
+
+    pub(super) fn heard_zygote(
+        &mut self,
+        component: ComponentId,
+        process: ProcessId,
+        message: FromShard,
+        fds: Vec<OwnedFd>,
+    ) {
+        let name = self.inner.application.component(component).name.clone();
+        match message {
+            FromShard::Hello { .. } => {
+                if let Err(error) = self.welcome_zygote(component, process) {
+                    tracing::error!(component = name, %error, "the zygote could not be welcomed and is killed");
+                    self.processes.kill(process);
+                }
+            }
+            FromShard::Ready => {
+                let Some(zygote) = self.sources.zygote(component) else { return };
+                zygote.state = State::Ready(process);
+                let waiting = std::mem::take(&mut zygote.waiting);
+                self.sources.changed = true;
+                tracing::info!(component = name, "zygote ready");
+                for shard in waiting {
+                    if !self.ask_for_fork(shard, component, process) {
+                        self.start_cold(shard);
+                    }
+                }
+            }
+            FromShard::Forked { process: forked } => self.forked(component, ProcessId(forked), fds),
+            FromShard::NotForked { process: forked, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!(component = name, %error, "the zygote could not fork; the shard is started cold");
+                if self.take_owed(component, ProcessId(forked)) {
+                    self.start_instead(ProcessId(forked));
+                }
+            }
+            FromShard::Failed { reason } => {
+                tracing::error!(component = name, reason, "zygote failed");
+                self.inner.note_fault_of(component, reason);
+            }
+            other => {
+                tracing::error!(
+                    component = name,
+                    ?other,
+                    "a zygote said what only a shard can say and is killed"
+                );
+                self.processes.kill(process);
+            }
+        }
+    }
+
+    fn welcome_zygote(&self, component: ComponentId, process: ProcessId) -> Result<(), LaunchError> {
+        let spec = postcard::to_stdvec(self.inner.application.component(component));
+        let spec = spec.map_err(|error| LaunchError::Spec(error.to_string()))?;
+        let zygote = self.processes.get(process).ok_or(LaunchError::NoLauncher)?;
+        Ok(zygote.socket.send(&ToShard::Zygote(ZygoteMessage { component, spec }), &[])?)
+    }
+
+    /// The child is there. It counts once the launch helper has found that it is its own.
+    fn forked(&mut self, component: ComponentId, process: ProcessId, fds: Vec<OwnedFd>) {
+        if !self.take_owed(component, process) {
+            return;
+        }
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let adopt = ToLauncher::Adopt { process };
+        let asked = self.launcher.as_ref().map(|launcher| launcher.socket.send(&adopt, &fds));
+        if !matches!(asked, Some(Ok(()))) {
+            tracing::error!("the launch helper can't be told of a forked shard");
+            self.exited(process, Exit::NotStarted(rustix::io::Errno::IO.raw_os_error()));
+        }
+    }
+
+    /// Whether the zygote owed this process; it does no longer.
+    fn take_owed(&mut self, component: ComponentId, process: ProcessId) -> bool {
+        let Some(zygote) = self.sources.zygote(component) else { return false };
+        let at = zygote.forking.iter().position(|forking| *forking == process);
+        at.map(|at| zygote.forking.swap_remove(at)).is_some()
+    }
+
+    pub(super) fn zygote_exited(&mut self, component: ComponentId, lived_ns: u64, how: Exit) {
+        let name = self.inner.application.component(component).name.clone();
+        let Some(at) = self.sources.zygotes.iter().position(|zygote| zygote.component == component) else {
+            return;
+        };
+        let zygote = &mut self.sources.zygotes[at];
+        zygote.state = State::Down;
+        let wait = zygote.backoff.failed(clock::now_ns(), lived_ns);
+        self.sources.changed = true;
+        tracing::error!(
+            component = name,
+            ?wait,
+            "the zygote {how}; shards are started cold until there is another"
+        );
+        self.disappoint(at);
+    }
+
+    /// What a zygote owes is started without it.
+    fn disappoint(&mut self, at: usize) {
+        let zygote = &mut self.sources.zygotes[at];
+        let (waiting, forking) = (std::mem::take(&mut zygote.waiting), std::mem::take(&mut zygote.forking));
+        waiting.into_iter().for_each(|shard| self.start_cold(shard));
+        forking.into_iter().for_each(|process| self.start_instead(process));
+    }
+
+    /// A process will not come: its shard is started cold, unless nobody wants it any more.
+    fn start_instead(&mut self, process: ProcessId) {
+        let Some(gone) = self.processes.remove(process) else { return };
+        let Role::Shard(shard) = gone.role else { return };
+        if gone.doomed {
+            self.shard_exited(shard, Exit::Signal(rustix::process::Signal::KILL.as_raw()));
+        } else {
+            self.start_cold(shard);
+        }
+    }
+
+    /// Starts the program of a shard that is known already.
+    fn start_cold(&mut self, shard: ShardId) {
+        let Some(entry) = self.shards.get_mut(&shard) else { return };
+        entry.from = Tier::Cold;
+        let component = entry.component;
+        match self.start_program(Role::Shard(shard), component) {
+            Ok(process) => {
+                if let Some(entry) = self.shards.get_mut(&shard) {
+                    entry.process = Some(process);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%shard, component = self.name(shard), %error, "launch failed");
+                self.shard_exited(shard, Exit::NotStarted(errno(&error)));
+            }
+        }
+    }
+}
