@@ -235,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_a_composer_that_is_gone_are_removed_by_the_next_one() {
+        let Ok(own) = own_group() else { return };
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let left = own.join(format!("{PREFIX}{}-0", gone.id()));
+        if fs::create_dir(&left).and_then(|()| fs::create_dir(left.join("7"))).is_err() {
+            println!("this process can't make groups");
+            return;
+        }
+        drop(Freezer { groups: Groups::At(make_folder().unwrap()), ways: HashMap::new() });
+        assert!(!left.exists());
+    }
+
+    #[test]
     fn what_is_frozen_by_a_signal_stands_still_goes_on_and_can_be_killed() {
         check(Freezer { groups: Groups::Absent, ways: HashMap::new() });
     }

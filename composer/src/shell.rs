@@ -296,7 +296,11 @@ impl Shell {
                     None => {}
                 }
             }
-            FromLauncher::NotLaunched { process, errno } => self.exited(process, Exit::NotStarted(errno)),
+            FromLauncher::NotLaunched { process, errno } => {
+                if !self.disowned(process) {
+                    self.exited(process, Exit::NotStarted(errno));
+                }
+            }
             FromLauncher::Exited { process, code, signal } => {
                 self.exited(process, signal.map_or(Exit::Code(code.unwrap_or(-1)), Exit::Signal));
             }
@@ -328,6 +332,8 @@ impl Shell {
             match process.receive(&mut self.packet) {
                 Ok((message, fds)) => self.heard(id, message, fds),
                 Err(error) if would_block(&error) => return,
+                // Whoever has the other end is the zygote, not the shard: its own end says more.
+                Err(ControlError::Closed) if self.sources.owed(id) => return self.processes.turn_away(id),
                 Err(error) => {
                     if !matches!(error, ControlError::Closed) {
                         let who = self.who(id);

@@ -117,7 +117,8 @@ fn without_a_spare_the_components_own_program_is_started() {
 fn a_spare_that_dies_is_replaced_and_nobody_is_affected() {
     let _alone = alone();
     let text = manifest_text(misfit(), &["one", "two"], "warm = 0\nmax = 2") + &generic("any", 1);
-    let composer = start(misfit(), &text);
+    // One that is launched in vain is not given up within this test.
+    let composer = start(misfit(), &text.replace("= 1000", "= 60000"));
     let (session, _) = session_on(&composer, "one");
     for signal in [Signal::KILL, Signal::SEGV] {
         let spare = sources(&composer)[0].pid;
@@ -263,6 +264,53 @@ fn a_zygote_that_does_not_answer_costs_one_start_and_no_more() {
     let (_second, _) = session_on(&composer, "echo");
     assert_eq!(tiers(&composer, "echo"), [Tier::Zygote, Tier::Cold]);
     wait_until("it is killed", || !alive(zygote));
+}
+
+#[test]
+fn what_a_killed_zygote_owes_is_started_cold_at_once() {
+    let _alone = alone();
+    let extra = "zygote = true\nwarm = 1\nmax = 2\n";
+    let text = manifest_text(misfit(), &["echo"], extra).replace("= 1000", "= 60000");
+    let composer = start(misfit(), &text);
+    let (_first, _) = session_on(&composer, "echo");
+    let zygote = sources(&composer)[0].pid;
+    kill(zygote, Signal::STOP);
+    let asking = composer.clone();
+    let asked = std::thread::spawn(move || asking.compose("echo").map(|_| ()));
+    wait_until("it is asked", || composer.shards().len() == 2);
+    std::thread::sleep(Duration::from_millis(20));
+    kill(zygote, Signal::KILL);
+    asked.join().expect("it answers").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(tiers(&composer, "echo"), [Tier::Zygote, Tier::Cold]);
+}
+
+#[test]
+fn a_zygote_can_give_away_only_what_it_has_forked() {
+    let _alone = alone();
+    let composer = start(misfit(), &manifest_text(misfit(), &["thief"], "zygote = true\nwarm = 0"));
+    let session = composer.compose("thief");
+    let fault = composer.fault("thief").expect("it says why");
+    assert!(fault.contains("had not forked"), "{fault}");
+    assert_eq!(tiers(&composer, "thief"), [Tier::Cold]);
+    // By hand it opens no session.
+    assert!(session.is_err() && !composer.is_finished(), "the launch helper was killed");
+}
+
+#[test]
+fn a_killed_launch_helper_ends_spares_zygotes_and_forked_shards_too() {
+    let _alone = alone();
+    let text = manifest_text(misfit(), &["one", "two"], "warm = 1") + &generic("any", 1);
+    let composer = start(misfit(), &text.replacen("warm = 1", "warm = 1\nzygote = true", 1));
+    composer.wait_warm(PATIENCE).unwrap();
+    assert_eq!(tiers(&composer, "one"), [Tier::Zygote]);
+    let pids = sources(&composer).into_iter().map(|source| source.pid);
+    let pids: Vec<u32> = pids.chain(composer.shards().iter().map(|shard| shard.pid)).collect();
+    assert_eq!(pids.len(), 4);
+    // One that is stopped can't see that its control socket ends.
+    kill(ready_shard(&composer, "one").pid, Signal::STOP);
+    kill(parent(pids[0]).unwrap(), Signal::KILL);
+    wait_until("all processes are gone", || pids.iter().all(|pid| !alive(*pid)));
+    wait_until("the composer has ended", || composer.is_finished());
 }
 
 #[test]

@@ -99,6 +99,11 @@ impl Sources {
         }
     }
 
+    /// Whether a zygote was asked for this process and has not answered yet.
+    pub(super) fn owed(&self, process: ProcessId) -> bool {
+        self.zygotes.iter().any(|zygote| zygote.forking.contains(&process))
+    }
+
     /// The zygote that a shard waits for: to be ready, or to fork this process.
     pub(super) fn debtor(&self, shard: ShardId, process: Option<ProcessId>) -> Option<ProcessId> {
         let owes = |zygote: &&Zygote| {
@@ -398,6 +403,26 @@ impl Shell {
             tracing::error!("the launch helper can't be told of a forked shard");
             self.exited(process, Exit::NotStarted(rustix::io::Errno::IO.raw_os_error()));
         }
+    }
+
+    /// Whether this is a process that a zygote has given and the launch helper does not know for its child. The zygote
+    /// is not to be trusted and is killed; the shard is started cold.
+    pub(super) fn disowned(&mut self, process: ProcessId) -> bool {
+        let Some(Role::Shard(shard)) = self.processes.get(process).map(|process| process.role) else {
+            return false;
+        };
+        let Some(component) = self.shards.get(&shard).filter(|s| s.from == Tier::Zygote).map(|s| s.component)
+        else {
+            return false;
+        };
+        let fault = "its zygote gave a process away that it had not forked, and is killed";
+        tracing::error!(%shard, component = self.name(shard), "{fault}");
+        self.inner.note_fault_of(component, fault.into());
+        if let Some(State::Ready(zygote)) = self.sources.zygote(component).map(|zygote| zygote.state) {
+            self.processes.kill(zygote);
+        }
+        self.start_instead(process);
+        true
     }
 
     /// Whether the zygote owed this process; it does no longer.

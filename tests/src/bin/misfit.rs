@@ -2,7 +2,7 @@
 //! the tests' composers, and a program that embeds one.
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
+use rustix::process::{PidfdFlags, Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
 use shard_composer::Composer;
 use shard_runtime::control::{
     COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Wire as WireMessage,
@@ -25,6 +25,8 @@ struct Misfit {
     made_in: u32,
     forked_into: u32,
     stained: bool,
+    /// What takes time to build.
+    table: Vec<u64>,
 }
 
 impl Misfit {
@@ -34,6 +36,8 @@ impl Misfit {
             let mut log = OpenOptions::new().create(true).append(true).open(log)?;
             writeln!(log, "{way}")?;
         }
+        let words = settings.get("table_mib").map_or(Ok(0), |mib| mib.parse::<u64>())? << 17;
+        let table = (0..words).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)).collect();
         let is_zygote = config.shard().0 == u32::MAX;
         if way == "stuck" && is_zygote {
             forever();
@@ -41,7 +45,7 @@ impl Misfit {
         if way == "threads" {
             std::thread::spawn(|| forever());
         }
-        Ok(Self { way: way.into(), made_in: std::process::id(), forked_into: 0, stained: false })
+        Ok(Self { way: way.into(), made_in: std::process::id(), forked_into: 0, stained: false, table })
     }
 }
 
@@ -68,6 +72,10 @@ impl Shard for Misfit {
             b"random" => {
                 let answer = ctx.random().to_string();
                 return Ok(ctx.reply(&message, answer.as_bytes())?);
+            }
+            b"table" => {
+                let sum = self.table.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
+                return Ok(ctx.reply(&message, sum.to_string().as_bytes())?);
             }
             b"stain" => self.stained = true,
             _ => {}
@@ -110,7 +118,7 @@ fn main() -> Result<()> {
             rustix::net::send(&control, &[0xff; 64], rustix::net::SendFlags::empty())?;
             forever()
         }
-        "flood" | "generous" | "scribble" => by_hand(&way),
+        "flood" | "generous" | "scribble" | "thief" => by_hand(&way),
         "embed" => embed(),
         "embed-tiers" => embed_tiers(),
         "any" => shardkit::run_any(
@@ -135,7 +143,8 @@ fn control() -> ControlSocket {
 }
 
 /// Joins by hand. `scribble`: as soon as it has a link it writes nonsense over the whole ring, header page included.
-/// `generous`: it gives descriptors away. `flood`: it never stops talking.
+/// `generous`: it gives descriptors away. `flood`: it never stops talking. `thief`: as a zygote it says that its parent
+/// is its child.
 fn by_hand(way: &str) -> Result<()> {
     let control = control();
     let gifts = if way == "generous" { vec![control.as_fd(); 4] } else { vec![] };
@@ -159,6 +168,12 @@ fn by_hand(way: &str) -> Result<()> {
                 }
             }
             ToShard::Stop => return Ok(()),
+            ToShard::Zygote(_) => control.send(&FromShard::Ready, &[])?,
+            ToShard::Fork { process } => {
+                let parent = rustix::process::getppid().expect("a parent");
+                let pidfd = rustix::process::pidfd_open(parent, PidfdFlags::empty())?;
+                control.send(&FromShard::Forked { process }, &[pidfd.as_fd()])?;
+            }
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! `shardctl bench`: how long composing and ending take.
 
-use crate::{Failure, ManifestArg, Outcome};
+use crate::{Failure, ManifestArg, Outcome, tiers};
 use clap::Args;
 use hdrhistogram::Histogram;
 use shard_composer::Composer;
@@ -9,17 +9,24 @@ use std::time::{Duration, Instant};
 /// Sessions at the start that are not counted.
 const WARM_UP: usize = 200;
 
+const SESSION_COUNT: usize = 10_000;
+const TIER_COUNT: usize = 200;
+
 #[derive(Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
     manifest: ManifestArg,
     /// Which composition; the first by default.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tiers")]
     composition: Option<String>,
-    /// How many sessions.
-    #[arg(long, default_value_t = 10_000)]
-    count: usize,
-    /// Print one JSON object.
+    /// Measure instead how long it takes to get a shard, by tier. Every component with `warm = 1` is measured: its shard
+    /// is killed again and again.
+    #[arg(long)]
+    tiers: bool,
+    /// How many sessions, or, with `--tiers`, how many times each; 10000 and 200 by default.
+    #[arg(long)]
+    count: Option<usize>,
+    /// Print JSON: one object, or, with `--tiers`, one a line.
     #[arg(long)]
     json: bool,
 }
@@ -32,8 +39,12 @@ impl Bench {
         let composer = Composer::builder(manifest).quiet(true).start().map_err(Failure::usage)?;
         composer.wait_warm(Duration::from_secs(30)).map_err(Failure::run)?;
 
+        if self.tiers {
+            return tiers::measure(&composer, self.count.unwrap_or(TIER_COUNT), self.json);
+        }
+        let count = self.count.unwrap_or(SESSION_COUNT);
         let (mut compose, mut end) = (times(), times());
-        for round in 0..WARM_UP + self.count {
+        for round in 0..WARM_UP + count {
             let start = Instant::now();
             let session = composer.compose(&composition).map_err(Failure::run)?;
             let composed = start.elapsed();
@@ -53,13 +64,13 @@ impl Bench {
             println!(
                 "{}",
                 serde_json::json!({
-                    "composition": composition, "sessions": self.count, "compose_p50_us": p50,
+                    "composition": composition, "sessions": count, "compose_p50_us": p50,
                     "compose_p99_us": p99, "compose_max_us": max, "end_p50_us": end,
                 })
             );
         } else {
             let [p50, p99, max, end] = figures;
-            println!("{} sessions of `{composition}`", self.count);
+            println!("{count} sessions of `{composition}`");
             println!("compose  p50 {p50:.2} µs, p99 {p99:.2} µs, max {max:.0} µs");
             println!("end      p50 {end:.2} µs");
         }

@@ -4,6 +4,7 @@ mod bench;
 mod doctor;
 mod local;
 mod replay;
+mod tiers;
 mod top;
 mod up;
 
