@@ -23,6 +23,7 @@
 //! Inside, [`core`] decides, without clock or I/O; a thin shell carries out what it decides.
 #![forbid(unsafe_code)]
 
+pub mod backtest;
 mod composer;
 pub mod core;
 mod embed;
@@ -30,7 +31,9 @@ mod host;
 mod hub;
 mod inner;
 mod launcher;
+pub mod policy;
 mod shell;
+pub mod trace;
 
 pub use composer::{
     Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, Session, SessionInfo, ShardInfo,

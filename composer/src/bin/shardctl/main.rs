@@ -1,5 +1,6 @@
 //! `shardctl`: the composer's program. It uses the composer's public interface alone.
 
+mod backtest;
 mod bench;
 mod doctor;
 mod local;
@@ -57,6 +58,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Compose and end sessions as a trace of arrivals says.
     Replay(replay::Replay),
+    /// Try pool policies on a recorded demand.
+    Backtest(backtest::Backtest),
     /// Print the JSON schema of manifests.
     Schema,
     /// Check a manifest.
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Verb::End(end) => end.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Replay(replay) => replay.run(),
+        Verb::Backtest(backtest) => backtest.run(),
         Verb::Schema => {
             println!("{:#}", schema());
             Ok(())
