@@ -58,7 +58,7 @@ pub fn run(
     mut each: impl FnMut(usize, &[u32], &[u32]),
 ) -> Score {
     let kinds = trace.kinds();
-    let mut policy = Policy::new(choice);
+    let mut policy = Policy::new(choice, trace.bin_s()).unwrap();
     for _ in kinds {
         policy.add(cold_price);
     }

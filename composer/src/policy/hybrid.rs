@@ -12,12 +12,12 @@ const RANGE: usize = 60;
 const UNKNOWN_BINS: u32 = 20;
 
 /// One kind's layers.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Hybrid {
     layers: Vec<Layer>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Layer {
     /// The last bin in which it was busy.
     last: u64,
@@ -33,6 +33,11 @@ struct Layer {
 }
 
 impl Hybrid {
+    /// Whether it can be `now` bins old.
+    pub(super) fn fits(&self, now: u64) -> bool {
+        self.layers.iter().all(|layer| layer.last < now)
+    }
+
     /// Takes in the demand of the bin `now`, and says how many slots are to be warm in the next one.
     pub(super) fn decide(&mut self, now: u64, demand: u32) -> u32 {
         for at in 0..demand as usize {

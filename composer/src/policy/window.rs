@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 ///
 /// Invariant: values fall from front to back; the front is the maximum. A value leaves when it is too old, or when a
 /// later one is at least as large.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct WindowMax {
     bins: u32,
     falling: VecDeque<(u64, u32)>,
