@@ -26,13 +26,6 @@ pub enum Choice {
     ExpectedCost,
 }
 
-impl Choice {
-    /// Whether the price of a cold start makes a difference to it.
-    pub fn heeds_price(self) -> bool {
-        self == Self::ExpectedCost
-    }
-}
-
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
