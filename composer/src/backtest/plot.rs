@@ -93,10 +93,11 @@ impl History {
         let (above, below) = root.split_vertically(430);
 
         let mut chart = ChartBuilder::on(&above)
+            .margin_left(14)
             .margin_right(24)
             .set_label_area_size(LabelAreaPosition::Left, 76)
             .set_label_area_size(LabelAreaPosition::Bottom, 28)
-            .build_cartesian_2d(begin..end, 0.0..most as f64 * 1.08)?;
+            .build_cartesian_2d(begin..end, 0.0..most as f64 * 1.2)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -125,6 +126,7 @@ impl History {
             .draw()?;
 
         let mut chart = ChartBuilder::on(&below)
+            .margin_left(14)
             .margin_right(24)
             .margin_bottom(8)
             .set_label_area_size(LabelAreaPosition::Left, 76)

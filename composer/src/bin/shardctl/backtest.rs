@@ -47,7 +47,7 @@ Traces are CSV files with a header; the format is found by it:
 The bin of the last two is the commonest step of time. Rows must be in the order of time. A row that is left out
 is no bin: rows that follow each other are neighbours, and the output says how many were left out.
 
-Example: a week of two components in bins of a minute
+Example: two components in bins of a minute
   time_s,physics,chat
   0,12,3
   60,14,3
@@ -252,7 +252,7 @@ impl<'a> Table<'a> {
             self.hybrid.demand, self.bound.first_arrivals,
         );
         println!(
-            "{:<16} {:>6} {:>9} {:>7} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>7} {:>9}",
+            "{:<16} {:>7} {:>9} {:>7} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>7} {:>9}",
             "policy",
             "price",
             "cold",
@@ -290,7 +290,7 @@ impl<'a> Table<'a> {
         let score = &row.score;
         let [hybrid, simple, bound] = self.ratios(row);
         println!(
-            "{:<16} {:>6.4} {:>9} {:>7.3} {:>10} {:>9} {:>12.0} {:>12.0} {:>7.3} {:>7.3} {:>7.3} {:>9.1}",
+            "{:<16} {:>7.2} {:>9} {:>7.3} {:>10} {:>9} {:>12.0} {:>12.0} {:>7.3} {:>7.3} {:>7.3} {:>9.1}",
             row.policy.to_string(),
             row.cold_price,
             score.cold,
@@ -348,7 +348,11 @@ impl<'a> Table<'a> {
             }
         })?;
         let name = self.options.trace.file_name().unwrap_or_default().display();
-        let title = format!("{name}: {} at a cold start's price of {:.4}", row.policy, row.cold_price);
+        let title = format!(
+            "{name}: {} at a price of {} a cold start",
+            row.policy,
+            (row.cold_price * 100.0).round() / 100.0
+        );
         history.draw(file, &title, self.trace.bin_s()).map_err(Failure::run)
     }
 }
