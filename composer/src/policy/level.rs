@@ -8,6 +8,7 @@
 
 use super::residuals::Residuals;
 use super::season::{Calendar, Season};
+use super::state::BINS_MAX;
 use nalgebra::{SMatrix, SVector};
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +102,9 @@ impl Level {
     }
 
     pub(super) fn fits(&self) -> bool {
-        self.residuals.iter().all(Residuals::fits) && self.season.as_ref().is_none_or(Season::fits)
+        self.bins <= BINS_MAX
+            && self.residuals.iter().all(Residuals::fits)
+            && self.season.as_ref().is_none_or(Season::fits)
     }
 
     /// Takes in the demand of the bin that was forecast, and forecasts the next.

@@ -149,20 +149,22 @@ impl Policy {
     pub fn decide(&mut self, demand: &[u32]) -> &[u32] {
         assert_eq!(demand.len(), self.wanted.len(), "one demand for each kind");
         let now = self.bins;
-        let kinds = self.wanted.iter_mut().zip(demand).enumerate();
+        let kinds = self.wanted.iter_mut().zip(demand);
         match (&mut self.model, self.choice) {
             (Model::KeepAlive(windows), _) => {
-                kinds.for_each(|(kind, (wanted, &demand))| *wanted = windows[kind].push(now, demand));
+                kinds.zip(windows).for_each(|((wanted, &demand), window)| *wanted = window.push(now, demand));
             }
             (Model::Hybrid(hybrids), _) => {
-                kinds.for_each(|(kind, (wanted, &demand))| *wanted = hybrids[kind].decide(now, demand));
+                kinds
+                    .zip(hybrids)
+                    .for_each(|((wanted, &demand), hybrid)| *wanted = hybrid.decide(now, demand));
             }
             (Model::Expected(model), _) => model.decide(now, demand, &mut self.wanted),
             (Model::Nothing, Choice::Headroom(percent)) => {
-                kinds.for_each(|(_, (wanted, &demand))| *wanted = headroom(demand, percent));
+                kinds.for_each(|(wanted, &demand)| *wanted = headroom(demand, percent));
             }
             (Model::Nothing, Choice::FixedBuffer(_)) => {}
-            (Model::Nothing, _) => kinds.for_each(|(_, (wanted, &demand))| *wanted = demand),
+            (Model::Nothing, _) => kinds.for_each(|(wanted, &demand)| *wanted = demand),
         }
         self.bins += 1;
         &self.wanted

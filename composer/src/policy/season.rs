@@ -3,6 +3,7 @@
 //! A day is cut into at most [`CELLS_PER_DAY_MAX`] cells; a series with shorter bins is averaged over each cell, and what
 //! lies between the middles of two cells is interpolated. Without a whole number of bins in a day there is no season.
 
+use super::state::BINS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// The most cells of a day: a quarter of an hour each.
@@ -70,6 +71,7 @@ impl Season {
         let calendar = self.calendar;
         let full = self.bins / u64::from(calendar.cell_bins.max(1));
         calendar.cell_bins > 0
+            && self.bins <= BINS_MAX
             && (CELLS_PER_DAY_MIN..=CELLS_PER_DAY_MAX).contains(&calendar.cells_per_day)
             && self.cells.len() as u64 == full.min((calendar.week() + SPARE) as u64)
             && self.usual.len() as u64 == full.min(calendar.week() as u64)

@@ -8,6 +8,8 @@ use super::{BIN_S_MAX, BIN_S_MIN, COLD_PRICE_MAX, COLD_PRICE_MIN, Choice, KINDS_
 /// The version of what [`Policy::save`] writes.
 pub const STATE_VERSION: u32 = 1;
 const NAME: &[u8; 8] = b"poolplcy";
+/// More bins than pass in the life of anything: a count beyond it was not counted.
+pub(super) const BINS_MAX: u64 = 1 << 48;
 const HEAD_BYTES: usize = NAME.len() + size_of::<u32>();
 
 /// Why a saved policy can't be restored.
@@ -77,6 +79,7 @@ impl Policy {
             _ => false,
         };
         model
+            && self.bins <= BINS_MAX
             && kinds <= KINDS_MAX
             && self.cold_prices.len() == kinds
             && self.cold_prices.iter().all(|price| (COLD_PRICE_MIN..=COLD_PRICE_MAX).contains(price))

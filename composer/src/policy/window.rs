@@ -24,7 +24,7 @@ impl WindowMax {
             self.falling.pop_back();
         }
         self.falling.push_back((now, value));
-        while self.falling.front().is_some_and(|&(at, _)| at + u64::from(self.bins) <= now) {
+        while self.falling.front().is_some_and(|&(at, _)| at.saturating_add(u64::from(self.bins)) <= now) {
             self.falling.pop_front();
         }
         self.falling.front().map_or(0, |&(_, largest)| largest)
