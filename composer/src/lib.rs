@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+pub mod backtest;
 mod composer;
 pub mod core;
 mod embed;
@@ -33,8 +34,10 @@ mod host;
 mod hub;
 mod inner;
 mod launcher;
+pub mod policy;
 mod processes;
 mod shell;
+pub mod trace;
 
 pub use composer::{
     Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, Session, SessionInfo, ShardInfo,

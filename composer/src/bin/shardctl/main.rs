@@ -1,5 +1,6 @@
 //! `shardctl`: the composer's program. It uses the composer's public interface alone.
 
+mod backtest;
 mod bench;
 mod doctor;
 mod local;
@@ -62,6 +63,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Compose and end sessions as a trace of arrivals says.
     Replay(replay::Replay),
+    /// Try pool policies on a recorded demand.
+    Backtest(backtest::Backtest),
     /// Print the JSON schema of manifests.
     Schema,
     /// Check a manifest.
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Verb::Drain(drain) => drain.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Replay(replay) => replay.run(),
+        Verb::Backtest(backtest) => backtest.run(),
         Verb::Schema => {
             println!("{:#}", schema());
             Ok(())

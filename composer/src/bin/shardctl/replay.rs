@@ -4,15 +4,13 @@ use crate::bench::{record, times};
 use crate::{Failure, ManifestArg, Outcome};
 use clap::Args;
 use shard_composer::core::{Tier, Tiers};
+use shard_composer::trace::{Arrival, read_arrivals};
 use shard_composer::{Composer, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// The most arrivals of a trace.
-const ARRIVALS_MAX: usize = 10_000_000;
 
 #[derive(Args)]
 pub(crate) struct Replay {
@@ -33,75 +31,6 @@ pub(crate) struct Replay {
     json: bool,
 }
 
-/// A session of the trace, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Arrival {
-    start_s: f64,
-    duration_s: f64,
-}
-
-/// Why a trace can't be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TraceError {
-    #[error("{file}: {source}")]
-    Csv { file: String, source: csv::Error },
-    #[error(
-        "{file}:1: the header has no column `duration` and one of `start`, `start_timestamp`, `end`, `end_timestamp`; it has {found}"
-    )]
-    Columns { file: String, found: String },
-    #[error("{file}:{line}: {column} is `{value}`; it must be a number of seconds{extra}")]
-    Number { file: String, line: u64, column: &'static str, value: String, extra: &'static str },
-    #[error("{file} has no arrivals")]
-    Empty { file: String },
-    #[error("{file} has more than {ARRIVALS_MAX} arrivals")]
-    TooMany { file: String },
-}
-
-/// Reads a trace, sorted by start; the first arrival is at 0.
-pub(crate) fn read_trace(path: &Path) -> Result<Vec<Arrival>, TraceError> {
-    let file = path.display().to_string();
-    let wrong = |source| TraceError::Csv { file: file.clone(), source };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(wrong)?;
-    let header = reader.headers().map_err(wrong)?.clone();
-    let column = |names: &[&str]| header.iter().position(|h| names.iter().any(|n| h.eq_ignore_ascii_case(n)));
-    let start = column(&["start", "start_timestamp"]);
-    let end = column(&["end", "end_timestamp"]);
-    let (Some(duration), true) = (column(&["duration"]), start.or(end).is_some()) else {
-        let found = header.iter().collect::<Vec<_>>().join(", ");
-        return Err(TraceError::Columns { file, found });
-    };
-    let mut arrivals = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(wrong)?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let number = |at: usize, column, extra, least: f64| {
-            let value = record.get(at).unwrap_or("");
-            let parsed: Option<f64> = value.parse().ok().filter(|v: &f64| v.is_finite() && *v >= least);
-            parsed.ok_or_else(|| TraceError::Number {
-                file: file.clone(),
-                line,
-                column,
-                value: value.into(),
-                extra,
-            })
-        };
-        let duration_s = number(duration, "duration", ", not negative", 0.0)?;
-        let start_s = match (start, end) {
-            (Some(at), _) => number(at, "start", "", f64::MIN)?,
-            (None, Some(at)) => number(at, "end", "", f64::MIN)? - duration_s,
-            (None, None) => unreachable!("one of the two is there, as was just checked"),
-        };
-        arrivals.push(Arrival { start_s, duration_s });
-        if arrivals.len() > ARRIVALS_MAX {
-            return Err(TraceError::TooMany { file });
-        }
-    }
-    arrivals.sort_by(|a, b| a.start_s.total_cmp(&b.start_s));
-    let first_s = arrivals.first().ok_or(TraceError::Empty { file })?.start_s;
-    arrivals.iter_mut().for_each(|arrival| arrival.start_s -= first_s);
-    Ok(arrivals)
-}
-
 /// What a worker says of its session.
 enum Served {
     Done { composed: Duration, tiers: Tiers },
@@ -114,7 +43,7 @@ impl Replay {
         if !(self.speed.is_finite() && self.speed > 0.0) {
             return Err(Failure::usage(format!("--speed is {}; it must be a positive number", self.speed)));
         }
-        let arrivals = read_trace(&self.trace).map_err(Failure::usage)?;
+        let arrivals = read_arrivals(&self.trace).map_err(Failure::usage)?;
         let manifest = self.manifest.read()?;
         let first = manifest.application().compositions[0].name.clone();
         let composition = self.composition.clone().unwrap_or(first);
@@ -254,40 +183,5 @@ impl PartialOrd for Ending {
 impl Ord for Ending {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn trace(text: &str) -> Result<Vec<Arrival>, TraceError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("trace.csv");
-        std::fs::write(&path, text).unwrap();
-        read_trace(&path)
-    }
-
-    #[test]
-    fn arrivals_are_sorted_and_begin_at_zero() {
-        let read = trace("app,End_Timestamp,duration\nx,10,1\ny,5.5,6\n").unwrap();
-        assert_eq!(
-            read,
-            [Arrival { start_s: 0.0, duration_s: 6.0 }, Arrival { start_s: 9.5, duration_s: 1.0 }]
-        );
-    }
-
-    #[test]
-    fn a_wrong_trace_is_named_with_its_line() {
-        for (text, says) in [
-            ("start,duration\n1,-2\n", ":2: duration is `-2`"),
-            ("start,duration\n1,2\nx,2\n", ":3: start is `x`"),
-            ("start,duration\n1,NaN\n", ":2: duration is `NaN`"),
-            ("a,b\n1,2\n", "it has a, b"),
-            ("start,duration\n", "has no arrivals"),
-        ] {
-            let error = trace(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-        }
     }
 }
