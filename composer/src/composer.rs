@@ -3,10 +3,12 @@
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
+use crate::history::History;
 use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
+use crate::scaler::{ScaleError, Scaler};
 use crate::shell::{Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
@@ -61,6 +63,9 @@ pub enum StartError {
         /// What it takes.
         bytes: usize,
     },
+    /// Its pools can't be scaled.
+    #[error(transparent)]
+    Scale(#[from] ScaleError),
     /// There is no launch helper.
     #[error(transparent)]
     Launcher(#[from] LauncherError),
@@ -142,6 +147,16 @@ impl Builder {
         let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
         let application = Arc::new(self.manifest.application().clone());
+        let mut scaler = application
+            .pool
+            .as_ref()
+            .map(|pool| Scaler::new(&application, pool, clock::now_ns()))
+            .transpose()?;
+        let history = application.pool.as_ref().and_then(|pool| pool.history.as_ref());
+        let history = history.map(|path| History::new(self.manifest.folder().join(path)));
+        if let (Some(scaler), Some(history)) = (&mut scaler, &history) {
+            history.read(scaler);
+        }
         barrier::register();
 
         let launcher = Launcher::start(self.launcher.as_deref())?;
@@ -164,6 +179,7 @@ impl Builder {
             slow.clone(),
             Arc::clone(&waker),
             embed.clone(),
+            scaler,
         );
         let inner = Arc::new(Inner::new(application, hub, embed.clone(), slow, waker));
         let cores = Cores::new(&topology);
@@ -177,6 +193,7 @@ impl Builder {
             embed_bell,
             hub_bell,
             cores,
+            history,
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 
@@ -539,7 +556,8 @@ impl Composer {
     pub fn explain(&self, session: SessionId) -> Option<SessionExplanation> {
         let inner = self.inner();
         let hub = inner.lock();
-        explain::session(&hub.core, &inner.application, session, clock::now_ns(), None)
+        let price = hub.scaler.as_ref().map(Scaler::waiting_second);
+        explain::session(&hub.core, &inner.application, session, clock::now_ns(), price)
     }
 
     /// Why each pool has the size it has, in the manifest's order.
@@ -548,8 +566,10 @@ impl Composer {
         let hub = inner.lock();
         let components = inner.application.components.iter().enumerate();
         let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, component)| {
-            let why = format!("the manifest keeps {} warm", component.shards.warm);
-            explain::pool(&hub.core, &inner.application, ComponentId(at as u16), now_ns, why)
+            let id = ComponentId(at as u16);
+            let why = hub.scaler.as_ref().and_then(|scaler| scaler.why(id));
+            let why = why.unwrap_or_else(|| format!("the manifest keeps {} warm", component.shards.warm));
+            explain::pool(&hub.core, &inner.application, id, now_ns, why)
         });
         pools.collect()
     }

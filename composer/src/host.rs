@@ -1,7 +1,8 @@
 //! The host's processors as the composer gives them out, and what the host can do, as `doctor` tells.
 
 use shard_runtime::topology::Topology;
-use shardkit::application::Wait;
+use shardkit::application::{Needs, Wait};
+use std::time::SystemTime;
 
 /// The processors: some belong to one shard each, the others are shared by everyone else.
 ///
@@ -46,6 +47,11 @@ impl Cores {
         }
     }
 
+    /// How many can still be given away.
+    pub(crate) fn free(&self) -> u32 {
+        (self.all.len() - self.taken.len()).saturating_sub(1) as u32
+    }
+
     /// The processors that nobody has for itself.
     pub(crate) fn shared(&self) -> Vec<usize> {
         self.all.iter().copied().filter(|core| !self.taken.contains(core)).collect()
@@ -63,6 +69,40 @@ impl Cores {
             _ => 0,
         }
     }
+}
+
+/// What the host has to give at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreeRoom {
+    /// Processors that a shard can have for itself.
+    pub(crate) cores: u32,
+    /// Memory, in bytes; `None` if the kernel does not tell.
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+impl FreeRoom {
+    /// How many shards with these needs fit; `None` if nothing that they need is short.
+    pub(crate) fn shards(&self, needs: &Needs) -> Option<u32> {
+        let by_cores = self.cores.checked_div(needs.cores);
+        let by_memory = self.memory_bytes.and_then(|bytes| bytes.checked_div(needs.memory_bytes));
+        let by_memory = by_memory.map(|shards| u32::try_from(shards).unwrap_or(u32::MAX));
+        by_cores.into_iter().chain(by_memory).min()
+    }
+}
+
+/// The memory that can be had without swapping, in bytes.
+pub(crate) fn free_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The day of the week (0 is Monday) and the minute of the day, in UTC.
+pub(crate) fn time_of_week() -> (u8, u16) {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // The epoch was a Thursday.
+    let (days, minutes) = (since.as_secs() / 86_400, since.as_secs() % 86_400 / 60);
+    (((days + 3) % 7) as u8, minutes as u16)
 }
 
 /// How long a shard polls that wants to spin for ever on a core that is not its own.

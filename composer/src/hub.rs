@@ -9,10 +9,11 @@
 
 use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, Tiers, WireEnd};
 use crate::embed::Embed;
+use crate::scaler::{Passed, Scaler, Target};
 use shard_runtime::clock;
 use shard_runtime::control::COMPOSER_LINK;
 use shard_runtime::frame::{Flags, Header};
-use shard_runtime::id::{LinkId, SessionId, ShardId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver};
 use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::ring::RingError;
@@ -93,6 +94,9 @@ impl Receiver for Acks {
 /// See the head of this file.
 pub(crate) struct Hub {
     pub(crate) core: Core,
+    /// What says how many shards there are to be, if the manifest has a `[pool]`.
+    pub(crate) scaler: Option<Scaler>,
+    demand: Vec<u32>,
     application: Arc<Application>,
     inbox: Inbox,
     outbox: Outbox,
@@ -124,9 +128,12 @@ impl Hub {
         slow: crossbeam::channel::Sender<Slow>,
         waker: Arc<mio::Waker>,
         embed: Option<Arc<Embed>>,
+        scaler: Option<Scaler>,
     ) -> Self {
         Self {
             core: Core::new(&application),
+            scaler,
+            demand: Vec::new(),
             application,
             inbox: Inbox::new(bell),
             outbox: Outbox::new(),
@@ -218,6 +225,36 @@ impl Hub {
         let there = self.core.shard(shard).is_some();
         self.handle(Event::Drain { shard, deadline_ns });
         there
+    }
+
+    /// When the scaler's bin ends.
+    pub(crate) fn bin_ends_ns(&self) -> Option<u64> {
+        self.scaler.as_ref().map(Scaler::due_ns)
+    }
+
+    /// Lets the scaler decide, and the core know. `room` tells how many shards more of a component the host has room
+    /// for. Returns what is to be remembered.
+    pub(crate) fn scale(
+        &mut self,
+        now_ns: u64,
+        at: (u8, u16),
+        room: impl Fn(ComponentId) -> Option<u32>,
+    ) -> Option<Vec<u8>> {
+        let scaler = self.scaler.as_mut()?;
+        self.core.take_demand(&mut self.demand);
+        let targets = scaler.decide(now_ns, at, |component| Passed {
+            demand: self.demand[usize::from(component.0)],
+            pool: self.core.pool(component).expect("the scaler's components are the application's"),
+            room: room(component),
+        });
+        let saved = scaler.save();
+        for Target { component, ready, frozen } in targets {
+            let name = &self.application.component(component).name;
+            let why = self.scaler.as_ref().and_then(|scaler| scaler.why(component)).unwrap_or_default();
+            tracing::info!(component = name, ready, frozen, why, "target");
+            self.handle(Event::Target { component, ready, frozen });
+        }
+        Some(saved)
     }
 
     fn carry_out(&mut self) {

@@ -30,12 +30,14 @@ pub mod core;
 mod embed;
 mod explain;
 mod freezer;
+mod history;
 mod host;
 mod hub;
 mod inner;
 mod launcher;
 pub mod policy;
 mod processes;
+pub mod scaler;
 mod shell;
 pub mod trace;
 

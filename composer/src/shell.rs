@@ -12,7 +12,8 @@ mod sources;
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::freezer::Freezer;
-use crate::host::Cores;
+use crate::history::History;
+use crate::host::{Cores, FreeRoom, free_memory_bytes, time_of_week};
 use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
@@ -88,6 +89,8 @@ pub(crate) struct Shell {
     cores: Cores,
     /// Whether some composition lets its sessions end when nobody uses them.
     has_idle_timeouts: bool,
+    /// Where the scaler's memory is kept.
+    history: Option<History>,
 }
 
 /// What the shell is made of.
@@ -101,12 +104,23 @@ pub(crate) struct Parts {
     pub(crate) embed_bell: Option<Region>,
     pub(crate) hub_bell: Region,
     pub(crate) cores: Cores,
+    pub(crate) history: Option<History>,
 }
 
 impl Shell {
     pub(crate) fn new(inner: Arc<Inner>, parts: Parts) -> io::Result<Self> {
-        let Parts { poll, slow, launcher, programs, generic_programs, quiet, embed_bell, hub_bell, cores } =
-            parts;
+        let Parts {
+            poll,
+            slow,
+            launcher,
+            programs,
+            generic_programs,
+            quiet,
+            embed_bell,
+            hub_bell,
+            cores,
+            history,
+        } = parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
@@ -115,6 +129,7 @@ impl Shell {
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
+            history,
             inner,
             poll,
             slow,
@@ -167,12 +182,30 @@ impl Shell {
     }
 
     fn look_at_time(&mut self) {
+        self.look_at_bin();
         self.look_for_idle_sessions();
         let due = self.inner.lock().core.next_deadline().is_some_and(|at| at <= clock::now_ns());
         if due {
             self.tell(Event::Tick);
             self.obey();
         }
+    }
+
+    /// Has the pools' targets decided when a bin of time is over.
+    fn look_at_bin(&mut self) {
+        let now_ns = clock::now_ns();
+        let mut hub = self.inner.lock();
+        if hub.bin_ends_ns().is_none_or(|at_ns| at_ns > now_ns) {
+            return;
+        }
+        let free = FreeRoom { cores: self.cores.free(), memory_bytes: free_memory_bytes() };
+        let application = Arc::clone(&self.inner.application);
+        let saved = hub.scale(now_ns, time_of_week(), |id| free.shards(&application.component(id).needs));
+        self.inner.unlock(hub);
+        if let (Some(saved), Some(history)) = (saved, &self.history) {
+            history.write(&saved);
+        }
+        self.obey();
     }
 
     fn look_for_idle_sessions(&self) {

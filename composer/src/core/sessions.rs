@@ -269,8 +269,22 @@ impl Core {
         if record.pending == 0 {
             let Session { ask: Ask { request, .. }, tiers, .. } = *record;
             self.sessions.set_state(session, SessionState::Ready, now_ns);
+            self.count_thaws(now_ns, session);
             self.note_session(now_ns, session);
             effects.push(Effect::SessionReady { request, session: id, tiers });
+        }
+    }
+
+    /// What it took from a thaw until the shard had acknowledged.
+    fn count_thaws(&mut self, now_ns: u64, session: u32) {
+        for member in self.members_of(session) {
+            let Member { shard, tier, .. } = self.sessions.members[member as usize];
+            if tier == Tier::Frozen {
+                let (component, thawed_ns) =
+                    (self.shards.get(shard).component, self.shards.get(shard).thawed_ns);
+                let cost = &mut self.shards.stock_mut(component).costs[Tier::Frozen as usize];
+                cost.add(now_ns.saturating_sub(thawed_ns));
+            }
         }
     }
 
