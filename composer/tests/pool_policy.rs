@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 const CHOICES: [&str; 6] =
     ["fixed-buffer-3", "keep-alive-7", "headroom", "hybrid", "reactive", "expected-cost"];
 
+/// A policy, its cold starts and its idle slot-bins.
+type Figures = (&'static str, u64, u64);
+
 fn choice(name: &str) -> Choice {
     name.parse().unwrap()
 }
@@ -75,7 +78,7 @@ fn policy(name: &str, kinds: usize) -> Policy {
 
 #[test]
 fn the_simple_policies_print_the_known_figures_to_the_last_digit() {
-    let table: [(&str, u64, &[(&str, u64, u64)]); 3] = [
+    let table: [(&str, u64, &[Figures]); 3] = [
         (
             "azure2019-100/invocations.csv",
             5_810,
