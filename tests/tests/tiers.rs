@@ -306,8 +306,10 @@ fn a_killed_launch_helper_ends_spares_zygotes_and_forked_shards_too() {
     let pids = sources(&composer).into_iter().map(|source| source.pid);
     let pids: Vec<u32> = pids.chain(composer.shards().iter().map(|shard| shard.pid)).collect();
     assert_eq!(pids.len(), 4);
-    // One that is stopped can't see that its control socket ends.
-    kill(ready_shard(&composer, "one").pid, Signal::STOP);
+    // One that is frozen can't see that its control socket ends.
+    let forked = ready_shard(&composer, "one");
+    composer.freeze(forked.id);
+    wait_until("it is frozen", || is_frozen(forked.pid));
     kill(parent(pids[0]).unwrap(), Signal::KILL);
     wait_until("all processes are gone", || pids.iter().all(|pid| !alive(*pid)));
     wait_until("the composer has ended", || composer.is_finished());
