@@ -1,0 +1,143 @@
+//! The scaler: from demand to targets, pure.
+
+use shard_composer::core::{Core, PoolView};
+use shard_composer::scaler::{Passed, ScaleError, Scaler, Target};
+use shard_runtime::id::ComponentId;
+use shardkit::application::Application;
+use shardkit::manifest::Manifest;
+
+const BIN_NS: u64 = 60_000_000_000;
+const NOON: (u8, u16) = (0, 720);
+
+fn application(pool: &str, component: &str) -> Application {
+    let text = format!(
+        "[application]\nname = \"a\"\n[pool]\n{pool}\n[component.echo]\nprogram = \"echo\"\n{component}\n"
+    );
+    Manifest::parse(&text, "a.toml").unwrap_or_else(|error| panic!("{error}")).into_application()
+}
+
+/// A scaler whose component has what it was last told to have.
+struct World {
+    scaler: Scaler,
+    view: PoolView,
+    now_ns: u64,
+    ready: u32,
+    room: Option<u32>,
+}
+
+impl World {
+    fn new(pool: &str, component: &str) -> Self {
+        let application = application(pool, component);
+        let scaler = Scaler::new(&application, application.pool.as_ref().unwrap(), 0).unwrap();
+        let view = Core::new(&application).pool(ComponentId(0)).unwrap();
+        Self { scaler, view, now_ns: 0, ready: application.components[0].shards.warm, room: None }
+    }
+
+    /// A bin with this demand: how many shards are to be ready in the next.
+    fn bin(&mut self, demand: u32) -> u32 {
+        self.at(demand, NOON)
+    }
+
+    fn at(&mut self, demand: u32, time: (u8, u16)) -> u32 {
+        self.now_ns += BIN_NS;
+        assert!(self.scaler.due_ns() <= self.now_ns);
+        let told = Passed { demand, pool: self.view, room: self.room };
+        for Target { ready, .. } in self.scaler.decide(self.now_ns, time, |_| told) {
+            self.ready = ready;
+        }
+        assert!(self.scaler.due_ns() > self.now_ns);
+        self.ready
+    }
+}
+
+#[test]
+fn targets_follow_the_policy_in_whole_shards_between_floor_and_ceiling() {
+    let mut world = World::new("policy = \"reactive\"", "capacity = 3\nwarm = 1\nmax = 5");
+    let targets: Vec<u32> = [0, 3, 4, 9, 10, 1_000_000, 0].map(|demand| world.bin(demand)).into();
+    assert_eq!(targets, [1, 1, 2, 3, 4, 5, 1]);
+}
+
+#[test]
+fn demand_that_jumps_a_hundredfold_moves_a_pool_by_no_more_than_its_steps() {
+    for policy in ["expected-cost", "hybrid", "reactive", "headroom", "keep-alive-10"] {
+        let limits = "warm = 0\nmax = 100000\nscale = { step_up = 7, step_down = 3 }";
+        let mut world = World::new(&format!("policy = \"{policy}\""), limits);
+        let mut before = world.ready;
+        let demand = |bin: u32| match bin {
+            0..100 => 10,
+            100..200 => 1_000,
+            _ => 0,
+        };
+        for bin in 0..2_000 {
+            let ready = world.bin(demand(bin));
+            assert!(ready <= before + 7 && before <= ready + 3, "{policy}: {before} to {ready}");
+            before = ready;
+        }
+        assert!(before <= 3, "{policy}: {before} are kept for demand that never comes");
+    }
+}
+
+#[test]
+fn a_schedule_the_hosts_room_and_a_budget_bound_the_target() {
+    let night = "scale = { schedule = [{ from = \"22:00\", to = \"06:00\", floor = 4, ceiling = 6 }] }";
+    let mut world = World::new("policy = \"reactive\"", &format!("warm = 1\nmax = 50\n{night}"));
+    assert_eq!(world.at(0, (2, 23 * 60)), 4);
+    assert_eq!(world.at(40, (3, 60)), 6);
+    assert_eq!(world.at(40, (3, 6 * 60)), 40);
+    assert!(world.scaler.why(ComponentId(0)).unwrap().contains("reactive wants 40"));
+    world.room = Some(2);
+    assert_eq!(world.at(50, NOON), 42, "the host has room for two more");
+    assert!(world.scaler.why(ComponentId(0)).unwrap().contains("hosts have room"));
+
+    let priced = "policy = \"reactive\"\nprices = { core_hour = 1, gib_hour = 0 }";
+    let mut world = World::new(priced, "cores = 2\nmax = 50\nscale = { budget_hour = 7 }");
+    assert_eq!(world.bin(40), 3, "a shard costs 2 an hour");
+}
+
+#[test]
+fn a_dearer_wait_keeps_more_shards_ready() {
+    let ready = |waiting_second: f64| {
+        let pool = format!("prices = {{ core_hour = 1, waiting_second = {waiting_second} }}");
+        let mut world = World::new(&pool, "cores = 1\nwarm = 0\nmax = 1000");
+        // One session every tenth minute.
+        (0..600u32).map(|bin| world.bin(u32::from(bin.is_multiple_of(10)))).skip(300).sum::<u32>()
+    };
+    let [cheap, dear] = [0.001, 10.0].map(ready);
+    assert!(cheap < dear, "{cheap} shard-bins where waiting is cheap, {dear} where it is dear");
+}
+
+#[test]
+fn what_was_learned_survives_and_goes_to_no_other_application() {
+    let pool = "policy = \"keep-alive-5\"";
+    let mut world = World::new(pool, "max = 9");
+    world.bin(8);
+    let saved = world.scaler.save();
+    let mut again = World::new(pool, "max = 9");
+    again.scaler.restore(&saved).unwrap();
+    assert_eq!((again.bin(0), world.bin(0)), (8, 8));
+    let mut other = World::new("policy = \"keep-alive-6\"", "max = 9");
+    assert!(other.scaler.restore(&saved).unwrap_err().contains("keep-alive-5"));
+    for damaged in [&saved[..saved.len() / 2], b"", b"rubbish that is long enough to be read as something"] {
+        assert!(other.scaler.restore(damaged).is_err());
+    }
+    assert_eq!(other.bin(0), 1, "nothing was taken over");
+}
+
+#[test]
+fn bins_that_nobody_saw_are_caught_up_with() {
+    let mut world = World::new("policy = \"keep-alive-3\"", "max = 9");
+    world.bin(5);
+    world.now_ns += 10 * BIN_NS;
+    assert_eq!(world.bin(0), 1, "ten bins without demand have passed");
+    world.now_ns += 1_000_000 * BIN_NS;
+    world.bin(0);
+}
+
+#[test]
+fn a_bin_that_can_not_be_is_named() {
+    let mut application = application("", "");
+    let mut pool = application.pool.take().unwrap();
+    pool.policy = "magic".into();
+    let error = Scaler::new(&application, &pool, 0).unwrap_err();
+    assert!(matches!(error, ScaleError::Policy(_)) && error.to_string().contains("pool.policy"), "{error}");
+}
