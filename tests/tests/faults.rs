@@ -1,7 +1,7 @@
 //! Every fault that a shard, a manifest or a kill can bring about on one host, with real processes.
 
 use rustix::process::{Pid, Signal, kill_process};
-use shard_composer::{Composer, Ending, ReceiveError, StartError};
+use shard_composer::{ComposeError, Composer, Ending, ReceiveError, StartError};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_tests::{PATIENCE, alive, descriptors, manifest_text, ready_shard, start, wait_until};
 use shardkit::SendError;
@@ -351,10 +351,14 @@ fn a_stopped_shard_does_not_hold_up_the_others_and_is_replaced() {
     let stopped = ready_shard(&composer, "slow");
     kill(stopped.pid, Signal::STOP);
     let asking = composer.clone();
-    let asked = std::thread::spawn(move || asking.compose("slow").map(|session| session.id()));
+    let asked = std::thread::spawn(move || {
+        let session = asking.compose("slow")?;
+        let info = asking.sessions().into_iter().find(|info| info.id == session.id()).expect("it is there");
+        Ok::<_, ComposeError>(info.shards)
+    });
     echoes(&composer, "echo");
-    let answer = asked.join().expect("it answers");
-    assert!(answer.is_err(), "a stopped shard took a session");
+    let shards = asked.join().expect("it answers").unwrap_or_else(|error| panic!("{error}"));
+    assert!(!shards.contains(&stopped.id), "a stopped shard took a session");
     wait_until("it is killed", || !alive(stopped.pid));
     echoes(&composer, "slow");
 }

@@ -291,7 +291,8 @@ fn a_zygote_can_give_away_only_what_it_has_forked() {
     let session = composer.compose("thief");
     let fault = composer.fault("thief").expect("it says why");
     assert!(fault.contains("had not forked"), "{fault}");
-    assert_eq!(tiers(&composer, "thief"), [Tier::Cold]);
+    let tiers = tiers(&composer, "thief");
+    assert!(!tiers.is_empty() && tiers.iter().all(|tier| *tier == Tier::Cold), "{tiers:?}");
     // By hand it opens no session.
     assert!(session.is_err() && !composer.is_finished(), "the launch helper was killed");
 }

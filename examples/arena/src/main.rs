@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[command(version, about)]
 struct Options {
     /// Runs a shard of this component; a composer does that.
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(arena::components::NAMES))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(arena::components::NAMES.into_iter().chain([arena::components::ANY])))]
     component: Option<String>,
     /// How many matches to play.
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=host::MATCHES_MAX as i64))]

@@ -196,6 +196,10 @@ fn embed() -> Result<()> {
     let me = std::env::current_exe()?;
     let composer = shard_tests::start(&me, &shard_tests::manifest_text(&me, &["echo", "hang"], ""));
     shard_tests::ready_shard(&composer, "echo");
+    // Ready shards' numbers may come a moment after their first words.
+    shard_tests::wait_until("all processes are known", || {
+        composer.shards().iter().all(|shard| shard.pid != 0)
+    });
     let pids: Vec<String> = composer.shards().iter().map(|shard| shard.pid.to_string()).collect();
     println!("{}", pids.join(" "));
     forever()

@@ -13,6 +13,8 @@ use shardkit::prelude::*;
 
 /// The names of the components, as the program takes them for its first argument.
 pub const NAMES: [&str; 5] = ["auth", "inventory", "physics", "ai", "render"];
+/// What the first argument is for a process that waits until it is told which of them it is.
+pub const ANY: &str = "any";
 
 /// Runs a shard of the component of this name until its composer ends it.
 ///
@@ -25,6 +27,12 @@ pub fn run(name: &str) -> Result<()> {
         "physics" => shardkit::run(physics::PhysicsShard::new),
         "ai" => shardkit::run(ai::AiShard::new),
         "render" => shardkit::run(render::RenderShard::new),
+        ANY => shardkit::run_any(
+            shardkit::Components::new()
+                .with("physics", physics::PhysicsShard::new)
+                .with("ai", ai::AiShard::new)
+                .with("render", render::RenderShard::new),
+        ),
         other => Err(Error::new(format!("there is no component `{other}`; there are {}", NAMES.join(", ")))),
     }
 }
