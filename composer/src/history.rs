@@ -45,7 +45,9 @@ impl History {
 
     /// Writes what the scaler has learned. That it can't is told once.
     pub(crate) fn write(&self, bytes: &[u8]) {
-        let beside = self.path.with_added_extension("new");
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
         let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &self.path));
         match written {
             Ok(()) => self.failed.set(false),
