@@ -120,6 +120,8 @@ pub(super) struct Layer {
     best_lags: BestLags,
     after: Vec<Chance>,
     by_gap: Vec<Chance>,
+    /// Those of the tables by age, last bins and gap that the next bin meets: read while the tables are at hand.
+    own: Own,
     /// Of the prediction that waits for its outcome.
     at: Contexts,
     views: [f32; VIEWS],
@@ -144,6 +146,7 @@ impl Layer {
             best_lags: BestLags::default(),
             after: table(1 << OWN_BITS),
             by_gap: table(BUCKETS * BUCKETS),
+            own: Own::default(),
             at: Contexts::default(),
             views: [0.0; VIEWS],
             chance: 0.0,
@@ -196,12 +199,16 @@ impl Layer {
             table[usize::from(at)].learn(busy, ALL_OUTCOMES);
         }
         let age = now - self.last;
-        if let Some(chance) = self.at_age.get_mut(age as usize) {
+        let mut own = self.own;
+        for chance in [&mut own.at_age, &mut own.after, &mut own.by_gap] {
             chance.learn(busy, OWN_OUTCOMES);
         }
-        self.by_gap[usize::from(at.gap)].learn(busy, OWN_OUTCOMES);
+        if let Some(chance) = self.at_age.get_mut(age as usize) {
+            *chance = own.at_age;
+        }
+        self.by_gap[usize::from(at.gap)] = own.by_gap;
         let own_bits = self.own_bits();
-        self.after[own_bits].learn(busy, OWN_OUTCOMES);
+        self.after[own_bits] = own.after;
         self.fast += (outcome - self.fast) / 16.0;
         self.slow += (outcome - self.slow) / ((now - self.first + 1) as f32).min(200.0);
         let before = self.history;
@@ -221,6 +228,13 @@ impl Layer {
             self.last = now;
             self.times = self.times.saturating_add(1);
         }
+        let age = u32::try_from(now + 1 - self.last).unwrap_or(u32::MAX);
+        self.own = Own {
+            // Without a chance of this age there is none seen.
+            at_age: self.at_age.get(age as usize).copied().unwrap_or_default(),
+            after: self.after[self.own_bits()],
+            by_gap: self.by_gap[self.gap_context(age)],
+        };
     }
 
     /// Predicts the bin `at`: the chance that it is busy.
@@ -239,7 +253,7 @@ impl Layer {
         let size = size.min(SIZES - 1);
         let size_age = (size * AGE_BUCKETS + age_bucket) as u16;
         let of_size = of_all(&population.size_age, size_age, base);
-        let own_age = self.at_age.get(age as usize).map_or(of_size, |chance| chance.with_prior(of_size, 1.0));
+        let own_age = self.own.at_age.with_prior(of_size, 1.0);
 
         let BestLags { best, seen, second, near } = self.best_lags;
         let (best_step, age_chance_step) = (step(best), step(own_age));
@@ -250,7 +264,7 @@ impl Layer {
         let relations = relation(last, age) * RELATIONS + relation(before, age);
         let relation =
             (relations * BUCKETS + bucket(last).min(BUCKETS - 1)) * 2 + usize::from(last == before);
-        let (age_step, gap_step) = (bucket(age).min(BUCKETS - 1), bucket(last).min(BUCKETS - 1));
+        let age_step = bucket(age).min(BUCKETS - 1);
         let often = bucket((self.slow * lived.min(200.0)) as u32).min(BUCKETS - 1);
         let of_late = bucket((self.fast * 32.0) as u32).min(BUCKETS - 1);
 
@@ -260,7 +274,7 @@ impl Layer {
                 2..=3 => 1,
                 _ => 2,
             },
-            gap: (age_step * BUCKETS + gap_step) as u8,
+            gap: self.gap_context(age) as u8,
             size_age,
             recent,
             relation: relation as u16,
@@ -273,11 +287,11 @@ impl Layer {
         self.views = [
             own_age,
             of_all(&population.lag, self.at.lag, base),
-            self.after[self.own_bits()].with_prior(of_recent, 2.0),
+            self.own.after.with_prior(of_recent, 2.0),
             of_all(&population.relation, self.at.relation, base),
             of_all(&population.joint, self.at.joint, own_age),
             of_all(&population.two_lags, self.at.two_lags, base),
-            self.by_gap[usize::from(self.at.gap)].with_prior(own_age, 1.0),
+            self.own.by_gap.with_prior(own_age, 1.0),
             of_all(&population.near_lag, self.at.near_lag, base),
             of_all(&population.pace, self.at.pace, base),
         ]
@@ -287,9 +301,22 @@ impl Layer {
         self.chance = chance_of(parts.iter().sum());
     }
 
+    /// Where an age and the last gap stand in the table of them.
+    fn gap_context(&self, age: u32) -> usize {
+        bucket(age).min(BUCKETS - 1) * BUCKETS + bucket(self.gaps[0]).min(BUCKETS - 1)
+    }
+
     fn own_bits(&self) -> usize {
         self.history as usize & ((1 << OWN_BITS) - 1)
     }
+}
+
+/// What one layer alone has learned of a prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Own {
+    at_age: Chance,
+    after: Chance,
+    by_gap: Chance,
 }
 
 /// What the best lags say of the next bin: how often a busy bin so long ago meant one now, drawn towards never.
