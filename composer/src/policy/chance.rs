@@ -22,10 +22,6 @@ impl Chance {
     pub(super) fn with_prior(self, prior: f32, weight: f32) -> f32 {
         (self.mean * self.seen + prior * weight) / (self.seen + weight)
     }
-
-    pub(super) fn seen(self) -> f32 {
-        self.seen
-    }
 }
 
 /// The logarithm of the odds.

@@ -40,6 +40,8 @@ pub(super) struct Expected {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Kind {
     cold_price: f64,
+    /// What follows from the price: see [`thresholds`].
+    thresholds: [f32; FACTORS.len()],
     /// Busy where at least 1, 2, … slots are wanted; of a kind with a level only the first.
     layers: Vec<Layer>,
     level: Option<Box<Levelled>>,
@@ -67,11 +69,13 @@ impl Expected {
 
     pub(super) fn add(&mut self, cold_price: f64) {
         let following = Following::new(FACTORS.len(), PLAIN);
-        self.kinds.push(Kind { cold_price, layers: Vec::new(), level: None, following });
+        let thresholds = thresholds(cold_price);
+        self.kinds.push(Kind { cold_price, thresholds, layers: Vec::new(), level: None, following });
     }
 
     pub(super) fn set_cold_price(&mut self, kind: usize, cold_price: f64) {
         self.kinds[kind].cold_price = cold_price;
+        self.kinds[kind].thresholds = thresholds(cold_price);
     }
 
     /// Whether it can have come from this version.
@@ -192,24 +196,15 @@ impl Kind {
     }
 
     fn decide(&mut self, pool: &Pool) -> u32 {
-        let chance = 1.0 / (1.0 + self.cold_price);
-        // A chance times a factor in odds is above a threshold where the chance is above the threshold over the factor.
-        let thresholds = FACTORS.map(|factor| chance_of(log_odds(chance as f32) - factor.ln()));
         let Some(levelled) = &self.level else {
             let layers = &self.layers;
-            let says = thresholds.map(|threshold| recurring(layers, threshold));
+            let says = self.thresholds.map(|threshold| recurring(layers, threshold));
             return self.following.choose(pool, says);
         };
-        let mut says = [0; LEVEL_EXPERTS];
-        for (at, says) in says.iter_mut().enumerate() {
-            let threshold = thresholds[at % FACTORS.len()];
-            *says = if at < RECURS {
-                levelled.level.exceeded_with(at / FACTORS.len(), f64::from(threshold))
-            } else {
-                recurring(&self.layers, threshold) * levelled.size()
-            };
-        }
-        self.following.choose(pool, says)
+        let by_level = (0..SCALES).flat_map(|scale| levelled.level.exceeded_with(scale, self.thresholds));
+        let size = levelled.size();
+        let by_recurrence = self.thresholds.map(|threshold| recurring(&self.layers, threshold) * size);
+        self.following.choose(pool, by_level.chain(by_recurrence))
     }
 
     fn forecast(&self) -> Forecast {
@@ -240,6 +235,13 @@ impl Levelled {
     fn size(&self) -> u32 {
         self.sizes.iter().copied().max().unwrap_or(0)
     }
+}
+
+/// The forecast chances above which a slot pays, by expert: a chance times a factor in odds is above a threshold where the
+/// chance is above the threshold over the factor.
+fn thresholds(cold_price: f64) -> [f32; FACTORS.len()] {
+    let chance = 1.0 / (1.0 + cold_price);
+    FACTORS.map(|factor| chance_of(log_odds(chance as f32) - factor.ln()))
 }
 
 /// How many layers are busy with more than this chance.

@@ -186,9 +186,9 @@ impl Level {
             [(quick * steady).sqrt(), steady, (steady * slow).sqrt()].map(|spread| spread.max(least));
     }
 
-    /// The slots that are exceeded with this chance.
-    pub(super) fn exceeded_with(&self, scale: usize, chance: f64) -> u32 {
-        self.slots(scale, self.residuals[scale].exceeded_with(chance as f32))
+    /// The slots that are exceeded with these chances.
+    pub(super) fn exceeded_with<const N: usize>(&self, scale: usize, chances: [f32; N]) -> [u32; N] {
+        self.residuals[scale].exceeded_with(chances).map(|residual| self.slots(scale, residual))
     }
 
     /// From few slots to many: so many, and the chance of more.

@@ -16,6 +16,10 @@ use std::array;
 const AGES: usize = 64;
 /// Lags at which a period is looked for, in bins: the bits of the history.
 const LAGS: usize = 128;
+/// Lags that are reckoned with together.
+const LANES: usize = 8;
+/// The bit of each lane.
+const LANE_BITS: [u32; LANES] = [1, 2, 4, 8, 16, 32, 64, 128];
 /// Outcomes that a chance of one layer and one of all layers remembers.
 const OWN_OUTCOMES: f32 = 30.0;
 const ALL_OUTCOMES: f32 = 400.0;
@@ -111,10 +115,13 @@ pub(super) struct Layer {
     fast: f32,
     slow: f32,
     at_age: Vec<Chance>,
-    at_lag: Vec<Chance>,
-    near_lag: Vec<Chance>,
+    at_lag: Vec<Lags>,
+    near_lag: Vec<Lags>,
+    best_lags: BestLags,
     after: Vec<Chance>,
     by_gap: Vec<Chance>,
+    /// Those of the tables by age, last bins and gap that the next bin meets: read while the tables are at hand.
+    own: Own,
     /// Of the prediction that waits for its outcome.
     at: Contexts,
     views: [f32; VIEWS],
@@ -134,10 +141,12 @@ impl Layer {
             fast: 0.0,
             slow: 0.0,
             at_age: table(AGES + 1),
-            at_lag: table(LAGS),
-            near_lag: table(LAGS),
+            at_lag: vec![Lags::default(); LAGS / LANES],
+            near_lag: vec![Lags::default(); LAGS / LANES],
+            best_lags: BestLags::default(),
             after: table(1 << OWN_BITS),
             by_gap: table(BUCKETS * BUCKETS),
+            own: Own::default(),
             at: Contexts::default(),
             views: [0.0; VIEWS],
             chance: 0.0,
@@ -147,7 +156,10 @@ impl Layer {
     /// Whether it can have come from this version, `now` bins after the begin.
     pub(super) fn fits(&self, now: u64) -> bool {
         let (at, new) = (self.at, Self::new(0));
-        let lens = |l: &Self| [&l.at_age, &l.at_lag, &l.near_lag, &l.after, &l.by_gap].map(Vec::len);
+        let lens = |l: &Self| {
+            let lags = [&l.at_lag, &l.near_lag].map(Vec::len);
+            ([&l.at_age, &l.after, &l.by_gap].map(Vec::len), lags)
+        };
         let within = |at: u16, len: usize| usize::from(at) < len;
         lens(self) == lens(&new)
             && self.first <= self.last
@@ -187,22 +199,42 @@ impl Layer {
             table[usize::from(at)].learn(busy, ALL_OUTCOMES);
         }
         let age = now - self.last;
-        if let Some(chance) = self.at_age.get_mut(age as usize) {
+        let mut own = self.own;
+        for chance in [&mut own.at_age, &mut own.after, &mut own.by_gap] {
             chance.learn(busy, OWN_OUTCOMES);
         }
-        self.by_gap[usize::from(at.gap)].learn(busy, OWN_OUTCOMES);
+        if let Some(chance) = self.at_age.get_mut(age as usize) {
+            *chance = own.at_age;
+        }
+        self.by_gap[usize::from(at.gap)] = own.by_gap;
         let own_bits = self.own_bits();
-        self.after[own_bits].learn(busy, OWN_OUTCOMES);
-        bits(self.history).for_each(|lag| self.at_lag[lag].learn(busy, OWN_OUTCOMES));
-        bits(smeared(self.history)).for_each(|lag| self.near_lag[lag].learn(busy, OWN_OUTCOMES));
+        self.after[own_bits] = own.after;
         self.fast += (outcome - self.fast) / 16.0;
         self.slow += (outcome - self.slow) / ((now - self.first + 1) as f32).min(200.0);
-        self.history = self.history << 1 | u128::from(busy);
+        let before = self.history;
+        self.history = before << 1 | u128::from(busy);
+        // What is learned at the lags and what the next bin takes from them, in one pass while they are in the cache.
+        let at_lag = learn_lags(&mut self.at_lag, outcome, before, self.history);
+        let near_lag = learn_lags(&mut self.near_lag, outcome, smeared(before), smeared(self.history));
+        let (best, lag) = at_lag.best();
+        self.best_lags = BestLags {
+            best,
+            seen: if best > 0.0 { self.at_lag[lag / LANES].seen[lag % LANES] } else { 0.0 },
+            second: at_lag.second(),
+            near: near_lag.best().0,
+        };
         if busy {
             self.gaps = [u32::try_from(age).unwrap_or(u32::MAX), self.gaps[0]];
             self.last = now;
             self.times = self.times.saturating_add(1);
         }
+        let age = u32::try_from(now + 1 - self.last).unwrap_or(u32::MAX);
+        self.own = Own {
+            // Without a chance of this age there is none seen.
+            at_age: self.at_age.get(age as usize).copied().unwrap_or_default(),
+            after: self.after[self.own_bits()],
+            by_gap: self.by_gap[self.gap_context(age)],
+        };
     }
 
     /// Predicts the bin `at`: the chance that it is busy.
@@ -221,20 +253,10 @@ impl Layer {
         let size = size.min(SIZES - 1);
         let size_age = (size * AGE_BUCKETS + age_bucket) as u16;
         let of_size = of_all(&population.size_age, size_age, base);
-        let own_age = self.at_age.get(age as usize).map_or(of_size, |chance| chance.with_prior(of_size, 1.0));
+        let own_age = self.own.at_age.with_prior(of_size, 1.0);
 
-        // The best lags: how often a busy bin so long ago meant one now, drawn towards never.
-        let (mut best, mut seen, mut second) = (0.0_f32, 0.0_f32, 0.0_f32);
-        for chance in bits(self.history).map(|lag| self.at_lag[lag]) {
-            let low = chance.with_prior(0.0, 1.0);
-            if low > best {
-                (second, best, seen) = (best, low, chance.seen());
-            } else {
-                second = second.max(low);
-            }
-        }
-        let near = bits(smeared(self.history)).map(|lag| self.near_lag[lag].with_prior(0.0, 1.0));
-        let near = near.fold(0.0, f32::max);
+        let BestLags { best, seen, second, near } = self.best_lags;
+        let (best_step, age_chance_step) = (step(best), step(own_age));
 
         let recent = (self.history as u16 & ((1 << ALL_BITS) - 1)) * 4 + (size / 3).min(3) as u16;
         let of_recent = of_all(&population.recent, recent, base);
@@ -242,7 +264,7 @@ impl Layer {
         let relations = relation(last, age) * RELATIONS + relation(before, age);
         let relation =
             (relations * BUCKETS + bucket(last).min(BUCKETS - 1)) * 2 + usize::from(last == before);
-        let (age_step, gap_step) = (bucket(age).min(BUCKETS - 1), bucket(last).min(BUCKETS - 1));
+        let age_step = bucket(age).min(BUCKETS - 1);
         let often = bucket((self.slow * lived.min(200.0)) as u32).min(BUCKETS - 1);
         let of_late = bucket((self.fast * 32.0) as u32).min(BUCKETS - 1);
 
@@ -252,24 +274,24 @@ impl Layer {
                 2..=3 => 1,
                 _ => 2,
             },
-            gap: (age_step * BUCKETS + gap_step) as u8,
+            gap: self.gap_context(age) as u8,
             size_age,
             recent,
             relation: relation as u16,
-            lag: (step(best) * 8 + bucket(seen as u32).min(7)) as u16,
-            two_lags: (step(best) * STEPS + step(second)) as u16,
-            near_lag: (step(near) * STEPS + step(best)) as u16,
-            joint: (step(own_age) * STEPS + step(best)) as u16,
+            lag: (best_step * 8 + bucket(seen as u32).min(7)) as u16,
+            two_lags: (best_step * STEPS + step(second)) as u16,
+            near_lag: (step(near) * STEPS + best_step) as u16,
+            joint: (age_chance_step * STEPS + best_step) as u16,
             pace: ((of_late * BUCKETS + often) * BUCKETS + age_step) as u16,
         };
         self.views = [
             own_age,
             of_all(&population.lag, self.at.lag, base),
-            self.after[self.own_bits()].with_prior(of_recent, 2.0),
+            self.own.after.with_prior(of_recent, 2.0),
             of_all(&population.relation, self.at.relation, base),
             of_all(&population.joint, self.at.joint, own_age),
             of_all(&population.two_lags, self.at.two_lags, base),
-            self.by_gap[usize::from(self.at.gap)].with_prior(own_age, 1.0),
+            self.own.by_gap.with_prior(own_age, 1.0),
             of_all(&population.near_lag, self.at.near_lag, base),
             of_all(&population.pace, self.at.pace, base),
         ]
@@ -279,18 +301,119 @@ impl Layer {
         self.chance = chance_of(parts.iter().sum());
     }
 
+    /// Where an age and the last gap stand in the table of them.
+    fn gap_context(&self, age: u32) -> usize {
+        bucket(age).min(BUCKETS - 1) * BUCKETS + bucket(self.gaps[0]).min(BUCKETS - 1)
+    }
+
     fn own_bits(&self) -> usize {
         self.history as usize & ((1 << OWN_BITS) - 1)
     }
 }
 
-/// The bits that are set, from the lowest.
-fn bits(mut set: u128) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lowest = (set != 0).then(|| set.trailing_zeros() as usize);
-        set &= set.wrapping_sub(1);
-        lowest
-    })
+/// What one layer alone has learned of a prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Own {
+    at_age: Chance,
+    after: Chance,
+    by_gap: Chance,
+}
+
+/// What the best lags say of the next bin: how often a busy bin so long ago meant one now, drawn towards never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct BestLags {
+    best: f32,
+    /// The outcomes of the best; of the shortest, where several are as good.
+    seen: f32,
+    second: f32,
+    near: f32,
+}
+
+/// The chances of as many neighbouring lags as there are lanes, as in [`Chance`], laid out so that all are reckoned at
+/// once: what a lane does not take part in is left out by choosing, not by branching.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[repr(align(64))]
+struct Lags {
+    means: [f32; LANES],
+    seen: [f32; LANES],
+}
+
+impl Lags {
+    fn learn(&mut self, outcome: f32, lanes: u32) {
+        for (lane, bit) in LANE_BITS.iter().enumerate() {
+            let learns = lanes & bit != 0;
+            let (mean, seen) = (self.means[lane], self.seen[lane]);
+            let seen_now = (seen + 1.0).min(OWN_OUTCOMES);
+            let mean_now = mean + (outcome - mean) / seen_now;
+            self.seen[lane] = if learns { seen_now } else { seen };
+            self.means[lane] = if learns { mean_now } else { mean };
+        }
+    }
+
+    /// The chances drawn towards never by one outcome; 0 in other lanes.
+    fn low(&self, lanes: u32) -> [f32; LANES] {
+        array::from_fn(|lane| {
+            let low = self.means[lane] * self.seen[lane] / (self.seen[lane] + 1.0);
+            if lanes & LANE_BITS[lane] != 0 { low } else { 0.0 }
+        })
+    }
+}
+
+/// The largest chances so far, and in which [`Lags`] the largest was first, lane by lane.
+#[derive(Default)]
+struct Largest {
+    first: [f32; LANES],
+    second: [f32; LANES],
+    at: [u32; LANES],
+}
+
+impl Largest {
+    fn add(&mut self, at: u32, chances: [f32; LANES]) {
+        for (lane, &chance) in chances.iter().enumerate() {
+            let (first, second) = (self.first[lane], self.second[lane]);
+            let lesser = if chance > first { first } else { chance };
+            self.second[lane] = if lesser > second { lesser } else { second };
+            self.at[lane] = if chance > first { at } else { self.at[lane] };
+            self.first[lane] = if chance > first { chance } else { first };
+        }
+    }
+
+    /// The largest chance, and the shortest lag that has it.
+    fn best(&self) -> (f32, usize) {
+        let best = self.first.into_iter().fold(0.0, f32::max);
+        let lags = (0..LANES).filter(|&lane| self.first[lane] == best);
+        (best, lags.map(|lane| self.at[lane] as usize * LANES + lane).min().unwrap_or(0))
+    }
+
+    /// The next largest, which may be as large.
+    fn second(&self) -> f32 {
+        let mut largest = [0.0_f32; 2];
+        for chance in self.first.into_iter().chain(self.second) {
+            if chance > largest[0] {
+                largest = [chance, largest[0]];
+            } else {
+                largest[1] = largest[1].max(chance);
+            }
+        }
+        largest[1]
+    }
+}
+
+/// The lags that were set learn the outcome; of those that are set then, the largest chances. Where no lag is set,
+/// nothing is touched.
+fn learn_lags(table: &mut [Lags], outcome: f32, set: u128, then: u128) -> Largest {
+    let mut largest = Largest::default();
+    // Bytes, since there are as many lanes as a byte has bits.
+    let lanes = set.to_le_bytes().into_iter().zip(then.to_le_bytes());
+    for (at, (lags, (set, then))) in (0..).zip(table.iter_mut().zip(lanes)) {
+        if set != 0 {
+            lags.learn(outcome, u32::from(set));
+        }
+        if then != 0 {
+            largest.add(at, lags.low(u32::from(then)));
+        }
+    }
+    largest
 }
 
 /// Each bit with its neighbours.

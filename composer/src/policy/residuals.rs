@@ -40,17 +40,28 @@ impl Residuals {
         }
     }
 
-    /// The residual that is exceeded with this chance; the largest that was seen if the chance is smaller than can be
+    /// The residuals that are exceeded with these chances; the largest that was seen if a chance is smaller than can be
     /// told.
-    pub(super) fn exceeded_with(&self, chance: f32) -> f32 {
-        let mut above = chance * (self.total + self.next);
-        for (at, &weight) in self.weights.iter().enumerate().rev() {
-            if weight > 0.0 && weight >= above {
-                return edge(at) + WIDTH * (1.0 - above / weight);
+    pub(super) fn exceeded_with<const N: usize>(&self, chances: [f32; N]) -> [f32; N] {
+        let mut above = chances.map(|chance| chance * (self.total + self.next));
+        let mut exceeded = [0.0; N];
+        let mut left = N;
+        let hit = self.weights.iter().enumerate().rev().filter(|&(_, &weight)| weight > 0.0);
+        for (at, &weight) in hit {
+            for (above, exceeded) in above.iter_mut().zip(&mut exceeded) {
+                if weight >= *above {
+                    *exceeded = edge(at) + WIDTH * (1.0 - *above / weight);
+                    // It is not found again.
+                    *above = f32::INFINITY;
+                    left -= 1;
+                }
+                *above -= weight;
             }
-            above -= weight;
+            if left == 0 {
+                break;
+            }
         }
-        0.0
+        exceeded
     }
 
     /// From the lowest residual to the highest: the upper edge of each bucket that was hit, and the chance of more.
