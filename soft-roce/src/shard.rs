@@ -111,6 +111,9 @@ pub struct ShardArguments {
     brief: bool,
 }
 
+/// The asking shard tells each time that so many more messages came back.
+pub const TELL_EVERY: u64 = 900;
+
 /// What the asking shard found, printed as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Findings {
@@ -329,9 +332,9 @@ fn ask(
             broken = number / every;
             endpoint.break_off(LINK);
         }
-        if shard.next / 1000 > told {
-            told = shard.next / 1000;
-            println!("{} came back", told * 1000);
+        if shard.next / TELL_EVERY > told {
+            told = shard.next / TELL_EVERY;
+            println!("{} came back", told * TELL_EVERY);
         }
         if shard.next != progress.1 {
             progress = (Instant::now(), shard.next);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a test that could not be run is named, and never counts as passed.
 
-use crate::shard::Kind;
+use crate::shard::{Kind, TELL_EVERY};
 use crate::{Authority, Bed, Command, Exit, Guest, Layout, demo};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -181,9 +181,10 @@ fn cut(suite: &Suite<'_>, guests: &[Guest], kind: Kind) -> Result<Vec<String>> {
     }
     let _echo = demo::start_echo(suite.bed, &guests[1], 2, "left", kind, &plan)?;
     let mut asker = demo::start_asker(suite.bed, &guests[0], 2, "right", kind, &plan)?;
-    for cut in 0..10 {
-        // The wire is cut a moment after a message of the next thousand came back: some are always under way.
-        asker.line(&format!("{} came back", (cut * 900 / 1000 + 1) * 1000), TIMEOUT)?;
+    for cut in 1..=10 {
+        // Each cut waits until messages came back again after the one before, and leaves some for the last: so the link was
+        // up in between, and some are always under way.
+        asker.line(&format!("{} came back", cut * TELL_EVERY), TIMEOUT)?;
         guests[1].run(Command::shell("ip link set eth0 down"))?.ok()?;
         // Longer than a queue pair waits, and at times longer than a stream does.
         std::thread::sleep(Duration::from_millis(if cut % 3 == 0 { 4_500 } else { 600 }));
@@ -202,7 +203,7 @@ fn killed(suite: &Suite<'_>, guests: &[Guest], kind: Kind, host: bool) -> Result
     let plan = plan(1_000_000, 16);
     let echo = demo::start_echo(suite.bed, &guests[1], 2, "left", kind, &plan)?;
     let mut asker = demo::start_asker(suite.bed, &guests[0], 2, "right", kind, &plan)?;
-    asker.line("1000 came back", TIMEOUT)?;
+    asker.line(&format!("{TELL_EVERY} came back"), TIMEOUT)?;
     let (start, bound) = (Instant::now(), if host { HOST_NOTICED } else { PEER_NOTICED });
     if host {
         guests[1].kill();
