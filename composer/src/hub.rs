@@ -233,28 +233,21 @@ impl Hub {
     }
 
     /// Lets the scaler decide, and the core know. `room` tells how many shards more of a component the host has room
-    /// for. Returns what is to be remembered.
-    pub(crate) fn scale(
-        &mut self,
-        now_ns: u64,
-        at: (u8, u16),
-        room: impl Fn(ComponentId) -> Option<u32>,
-    ) -> Option<Vec<u8>> {
-        let scaler = self.scaler.as_mut()?;
+    /// for.
+    pub(crate) fn scale(&mut self, now_ns: u64, at: (u8, u16), room: impl Fn(ComponentId) -> Option<u32>) {
+        let Some(scaler) = self.scaler.as_mut() else { return };
         self.core.take_demand(&mut self.demand);
         let targets = scaler.decide(now_ns, at, |component| Passed {
             demand: self.demand[usize::from(component.0)],
             pool: self.core.pool(component).expect("the scaler's components are the application's"),
             room: room(component),
         });
-        let saved = scaler.save();
         for Target { component, ready, frozen } in targets {
             let name = &self.application.component(component).name;
             let why = self.scaler.as_ref().and_then(|scaler| scaler.why(component)).unwrap_or_default();
             tracing::info!(component = name, ready, frozen, why, "target");
             self.handle(Event::Target { component, ready, frozen });
         }
-        Some(saved)
     }
 
     fn carry_out(&mut self) {

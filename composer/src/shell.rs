@@ -18,6 +18,7 @@ use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
 use crate::processes::{Process, ProcessId, Processes, Role, What};
+use crate::scaler::Scaler;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
@@ -194,13 +195,15 @@ impl Shell {
     /// Has the pools' targets decided when a bin of time is over.
     fn look_at_bin(&mut self) {
         let now_ns = clock::now_ns();
-        let mut hub = self.inner.lock();
-        if hub.bin_ends_ns().is_none_or(|at_ns| at_ns > now_ns) {
+        if self.inner.lock().bin_ends_ns().is_none_or(|at_ns| at_ns > now_ns) {
             return;
         }
+        // The kernel is asked before the hub is taken: claims wait for that lock.
         let free = FreeRoom { cores: self.cores.free(), memory_bytes: free_memory_bytes() };
-        let application = Arc::clone(&self.inner.application);
-        let saved = hub.scale(now_ns, time_of_week(), |id| free.shards(&application.component(id).needs));
+        let application = &self.inner.application;
+        let mut hub = self.inner.lock();
+        hub.scale(now_ns, time_of_week(), |id| free.shards(&application.component(id).needs));
+        let saved = self.history.as_ref().and(hub.scaler.as_ref()).map(Scaler::save);
         self.inner.unlock(hub);
         if let (Some(saved), Some(history)) = (saved, &self.history) {
             history.write(&saved);
