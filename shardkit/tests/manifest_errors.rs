@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 21 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `after`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `config`, `in` …"
+        "5:1: unknown key `a`b`; the 22 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote`, `config` …"
     );
 }
 
