@@ -42,6 +42,7 @@ fn application(components: [(u32, u32); 5]) -> Application {
         embedder: None,
         pool: None,
         generics: vec![],
+        idle_latency_us: None,
     }
 }
 

@@ -128,7 +128,15 @@ impl World {
             components.push(embedder);
             ComponentId(5)
         });
-        Application { name: "scale".into(), components, compositions, embedder, pool: None, generics: vec![] }
+        Application {
+            name: "scale".into(),
+            components,
+            compositions,
+            embedder,
+            pool: None,
+            generics: vec![],
+            idle_latency_us: None,
+        }
     }
 }
 

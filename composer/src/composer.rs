@@ -1,5 +1,6 @@
 //! The composer as an embedding program uses it.
 
+use crate::awake::Awake;
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
@@ -199,7 +200,8 @@ impl Builder {
 
         // On an error above, dropping the launcher ends its helper. From here on it is the shell's: an error drops the
         // handle, which ends what was started.
-        let handle = Handle { inner: Arc::clone(&inner), threads: Mutex::default() };
+        let awake = inner.application.idle_latency_us.and_then(Awake::ask);
+        let handle = Handle { inner: Arc::clone(&inner), threads: Mutex::default(), _awake: awake };
         handle.spawn("shell", move || shell.run())?;
         handle.spawn("clerk", move || inner.serve_acks())?;
         if let Some(embed) = embed {
@@ -254,6 +256,7 @@ pub struct Composer {
 struct Handle {
     inner: Arc<Inner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    _awake: Option<Awake>,
 }
 
 impl Handle {
@@ -411,14 +414,7 @@ impl Composer {
         let deadline_ns = start_ns + timeout_ns;
         let mut hub = inner.lock();
         let request = hub.request(CompositionId(at as u16), deadline_ns);
-        let answer = loop {
-            if let Some(answer) = hub.take_answer(request) {
-                break answer;
-            }
-            hub = inner.wait_a_moment(hub, start_ns);
-        };
-        inner.unlock(hub);
-        match answer {
+        match inner.wait_until(hub, start_ns, |hub| hub.take_answer(request)) {
             Ok(ready) => {
                 Ok(Session { id: ready.session, tiers: ready.tiers, composer: self.clone(), ended: false })
             }
@@ -693,16 +689,11 @@ impl Session {
     pub fn end(mut self, timeout: Duration) -> bool {
         self.end_now();
         let (inner, start_ns) = (Arc::clone(self.composer.inner()), clock::now_ns());
-        let mut hub = inner.lock();
-        let gone = loop {
+        inner.wait_until(inner.lock(), start_ns, |hub| {
             let late = u128::from(clock::now_ns() - start_ns) >= timeout.as_nanos() || hub.finished;
-            if hub.is_gone(self.id) || late {
-                break hub.is_gone(self.id);
-            }
-            hub = inner.wait_a_moment(hub, start_ns);
-        };
-        inner.unlock(hub);
-        gone
+            let gone = hub.is_gone(self.id);
+            (gone || late).then_some(gone)
+        })
     }
 
     fn end_now(&mut self) {

@@ -5,7 +5,9 @@
 //! the shell's thread. Acknowledgements that nobody waits for are taken by the clerk's thread, which sleeps on the
 //! hub's bell.
 //!
-//! Invariant: whoever gives the lock back has armed the control links, so that whatever comes wakes the clerk.
+//! Invariant: whoever gives the lock back has armed the control links, so that whatever comes wakes the clerk, or some
+//! thread comes back at once to poll them; and wakes the shards that were rung. Nobody is woken under the lock: a shard that wakes
+//! may take the core from whoever woke it, and others would wait for the lock meanwhile.
 
 use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, Tiers, WireEnd};
 use crate::embed::Embed;
@@ -18,7 +20,7 @@ use shard_runtime::inbox::{Inbound, Inbox, Receiver};
 use shard_runtime::outbox::{Outbound, Outbox};
 use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Verb};
-use shard_runtime::wake::{Bell, LINKS_MAX};
+use shard_runtime::wake::{Bell, LINKS_MAX, Sleepers};
 use shardkit::application::Application;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -108,6 +110,8 @@ pub(crate) struct Hub {
     effects: Vec<Effect>,
     acks: Acks,
     payload: Vec<u8>,
+    /// The shards that were rung and have to be woken.
+    sleepers: Sleepers,
     slow: crossbeam::channel::Sender<Slow>,
     waker: Arc<mio::Waker>,
     embed: Option<Arc<Embed>>,
@@ -116,6 +120,8 @@ pub(crate) struct Hub {
     shell_due: bool,
     /// An answer came, or a session changed: waiters want to know.
     pub(crate) news: bool,
+    /// How many threads poll for acknowledgements.
+    pub(crate) pollers: usize,
     /// How many threads sleep until there is news.
     pub(crate) waiters: usize,
     pub(crate) finished: bool,
@@ -144,12 +150,14 @@ impl Hub {
             effects: Vec::new(),
             acks: Acks::default(),
             payload: Vec::new(),
+            sleepers: Sleepers::default(),
             slow,
             waker,
             embed,
             next_request: 0,
             shell_due: false,
             news: false,
+            pollers: 0,
             waiters: 0,
             finished: false,
         }
@@ -257,7 +265,7 @@ impl Hub {
         }
         // Nothing below `handle` runs the core, so nothing was added meanwhile.
         self.effects = effects;
-        self.outbox.flush();
+        self.outbox.flush_quietly(&mut self.sleepers);
         if std::mem::take(&mut self.shell_due) {
             // It fails only when the shell is gone, and then there is nothing to wake.
             let _ = self.waker.wake();
@@ -347,9 +355,14 @@ impl Hub {
         if taken > 0 || !self.acks.broken.is_empty() {
             self.take_acks();
         } else if self.outbox.waits() {
-            self.outbox.flush();
+            self.outbox.flush_quietly(&mut self.sleepers);
         }
         taken
+    }
+
+    /// The shards that were rung: whoever takes them gives the lock back and wakes them.
+    pub(crate) fn take_sleepers(&mut self) -> Option<Sleepers> {
+        (!self.sleepers.is_empty()).then(|| std::mem::take(&mut self.sleepers))
     }
 
     fn take_acks(&mut self) {
@@ -402,6 +415,13 @@ impl Hub {
         tracing::info!(%session, %shard, component, reason, "session ended by shard");
         self.session_over(session, Ending::ByShard { shard, component, reason });
         self.handle(Event::SessionEnded { session });
+    }
+
+    /// Takes the memory of sleepers back that were woken.
+    pub(crate) fn put_back(&mut self, woken: Sleepers) {
+        if self.sleepers.is_empty() {
+            self.sleepers = woken;
+        }
     }
 
     /// Arms the control links. False if something came meanwhile.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long an asking thread polls for the shards' acknowledgements before it sleeps.
-const POLL_NS: u64 = 100_000;
+const POLL_NS: u64 = 400_000;
 /// How long of that it polls without giving the core away.
 const SPIN_NS: u64 = 3_000;
 
@@ -95,25 +95,55 @@ impl Inner {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the hub back: arms its links, and tells the waiters if there is news for them.
+    /// Gives the hub back: arms its links, wakes the shards that were rung, and tells the waiters if there is news for
+    /// them.
     pub(crate) fn unlock(&self, mut hub: MutexGuard<'_, Hub>) {
-        while !hub.rest() {
+        // Whoever polls comes back at once: armed links would only wake the clerk for what is taken anyway.
+        while hub.pollers == 0 && !hub.rest() {
             hub.poll();
         }
         let news = std::mem::take(&mut hub.news) && hub.waiters > 0;
+        let sleepers = hub.take_sleepers();
         drop(hub);
+        sleepers.into_iter().for_each(|mut sleepers| sleepers.wake());
         if news {
             self.news.notify_all();
         }
     }
 
-    /// Takes what the shards acknowledged; if nothing came, waits a moment: the longer since `start_ns`, the less of
-    /// the core it takes.
-    pub(crate) fn wait_a_moment<'a>(
+    /// Wakes the shards that were rung. The hub is given back meanwhile, if there are any.
+    fn wake_rung<'a>(&'a self, mut hub: MutexGuard<'a, Hub>) -> MutexGuard<'a, Hub> {
+        while let Some(mut sleepers) = hub.take_sleepers() {
+            drop(hub);
+            sleepers.wake();
+            hub = self.lock();
+            hub.put_back(sleepers);
+        }
+        hub
+    }
+
+    /// Takes what the shards acknowledge until `done` has what it looks for, and gives the hub back.
+    pub(crate) fn wait_until<'a, T>(
         &'a self,
         mut hub: MutexGuard<'a, Hub>,
         start_ns: u64,
-    ) -> MutexGuard<'a, Hub> {
+        mut done: impl FnMut(&mut Hub) -> Option<T>,
+    ) -> T {
+        hub.pollers += 1;
+        loop {
+            if let Some(found) = done(&mut hub) {
+                hub.pollers -= 1;
+                self.unlock(hub);
+                return found;
+            }
+            hub = self.wait_a_moment(hub, start_ns);
+        }
+    }
+
+    /// Takes what the shards acknowledged; if nothing came, waits a moment: the longer since `start_ns`, the less of
+    /// the core it takes.
+    fn wait_a_moment<'a>(&'a self, hub: MutexGuard<'a, Hub>, start_ns: u64) -> MutexGuard<'a, Hub> {
+        let mut hub = self.wake_rung(hub);
         if hub.poll() > 0 {
             return hub;
         }
@@ -133,8 +163,15 @@ impl Inner {
 
     /// Gives the hub back, waits for news, at most `timeout`, and takes it again.
     fn wait_for_news<'a>(&'a self, mut hub: MutexGuard<'a, Hub>, timeout: Duration) -> MutexGuard<'a, Hub> {
+        // The links are armed even if others poll: they may stop before this one's answer comes.
         while !hub.rest() {
             hub.poll();
+        }
+        if let Some(mut sleepers) = hub.take_sleepers() {
+            drop(hub);
+            sleepers.wake();
+            // News that came meanwhile told those who waited already.
+            return self.lock();
         }
         if std::mem::take(&mut hub.news) {
             // It may be for this waiter as well as for others.
@@ -142,8 +179,10 @@ impl Inner {
             return hub;
         }
         hub.waiters += 1;
+        hub.pollers -= 1;
         let mut hub = self.news.wait_timeout(hub, timeout).unwrap_or_else(PoisonError::into_inner).0;
         hub.waiters -= 1;
+        hub.pollers += 1;
         hub
     }
 

@@ -121,9 +121,27 @@ impl Outbound {
     /// The consumer broke the ring.
     #[inline(always)]
     pub fn flush(&mut self) -> Result<bool, RingError> {
+        let done = self.publish()?;
+        self.wake();
+        Ok(done)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> Result<bool, RingError> {
         let done = self.waiting.is_empty() || self.write_waiting()?;
         self.writer.publish();
-        self.wake();
+        Ok(done)
+    }
+
+    /// As [`flush`](Self::flush), but whoever sleeps is left to the caller.
+    #[cfg(not(loom))]
+    fn flush_quietly(&mut self, sleepers: &mut wake::Sleepers) -> Result<bool, RingError> {
+        let done = self.publish()?;
+        if let Some((ringer, link)) = &self.bell
+            && wake::after_publish_quietly(self.writer.ring(), ringer, *link)
+        {
+            sleepers.add(ringer);
+        }
         Ok(done)
     }
 
@@ -344,17 +362,26 @@ impl Outbox {
     #[inline(always)]
     pub fn flush(&mut self) {
         if !self.dirty.is_empty() {
-            self.flush_dirty();
+            self.flush_dirty(Outbound::flush);
         }
     }
 
-    fn flush_dirty(&mut self) {
+    /// As [`flush`](Self::flush), but wakes nobody: the caller does, when it holds no lock any more.
+    #[cfg(not(loom))]
+    pub fn flush_quietly(&mut self, sleepers: &mut wake::Sleepers) {
+        if !self.dirty.is_empty() {
+            self.flush_dirty(|link| link.flush_quietly(sleepers));
+        }
+    }
+
+    #[inline(always)]
+    fn flush_dirty(&mut self, mut flush: impl FnMut(&mut Outbound) -> Result<bool, RingError>) {
         let mut kept = 0;
         self.crowded = false;
         for at in 0..self.dirty.len() {
             let id = self.dirty[at];
             let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { continue };
-            let flushed = link.flush();
+            let flushed = flush(link);
             if link.is_news() {
                 self.published.push(id);
             }

@@ -54,22 +54,29 @@ pub const BELL_BYTES: usize = PAGE_BYTES;
 /// The producer's side, after it published: rings if the consumer asked for it. Costs one load where it did not.
 #[inline(always)]
 pub(crate) fn after_publish(ring: &Ring, ringer: &Ringer, link: LinkId) {
-    crate::barrier::light();
-    // Relaxed: ordered by the fence; the value only decides whether to look closer.
-    if ring.header_word(MODE_AT).load(Ordering::Relaxed) != 0 {
-        ring_if_asked(ring, ringer, link);
+    if after_publish_quietly(ring, ringer, link) {
+        ringer.page.wake();
     }
 }
 
+/// As [`after_publish`], without waking. True if the consumer sleeps and this producer is the one who has to wake it.
+#[inline(always)]
+#[must_use]
+pub(crate) fn after_publish_quietly(ring: &Ring, ringer: &Ringer, link: LinkId) -> bool {
+    crate::barrier::light();
+    // Relaxed: ordered by the fence; the value only decides whether to look closer.
+    ring.header_word(MODE_AT).load(Ordering::Relaxed) != 0 && ring_if_asked(ring, ringer, link)
+}
+
 #[inline(never)]
-fn ring_if_asked(ring: &Ring, ringer: &Ringer, link: LinkId) {
+fn ring_if_asked(ring: &Ring, ringer: &Ringer, link: LinkId) -> bool {
     // The full fence that CAREFUL asks for: between our commit word and the mode that is read below.
     fence(Ordering::SeqCst);
     let mode = ring.header_word(MODE_AT);
     // AcqRel: whoever takes RING rings, so a burst rings once.
-    if mode.load(Ordering::Relaxed) & RING != 0 && mode.fetch_and(!RING, Ordering::AcqRel) & RING != 0 {
-        ringer.ring(link);
-    }
+    mode.load(Ordering::Relaxed) & RING != 0
+        && mode.fetch_and(!RING, Ordering::AcqRel) & RING != 0
+        && ringer.ring_quietly(link)
 }
 
 /// The consumer's side of a ring's mode.
@@ -125,14 +132,20 @@ impl BellPage {
 
     /// Sets a bit of the summary and wakes the sleeper.
     fn signal(&self, bit: u64) {
+        if self.signal_quietly(bit) {
+            self.wake();
+        }
+    }
+
+    /// Sets a bit of the summary. True if the owner sleeps and the caller is the one who has to wake it.
+    #[must_use]
+    fn signal_quietly(&self, bit: u64) -> bool {
         // Release: the bits of the links come before it; pairs with the acquire in `answer`.
         self.summary().fetch_or(bit, Ordering::Release);
         // Between the summary and `parked`: pairs with the fence in `prepare_to_park`, which has the other order.
         fence(Ordering::SeqCst);
         let parked = self.memory.word(PARKED_AT);
-        if parked.load(Ordering::Relaxed) != 0 && parked.swap(0, Ordering::AcqRel) != 0 {
-            self.wake();
-        }
+        parked.load(Ordering::Relaxed) != 0 && parked.swap(0, Ordering::AcqRel) != 0
     }
 
     #[cfg(not(loom))]
@@ -182,9 +195,18 @@ impl Ringer {
     /// Something arrived on `link`, by the bell owner's numbering.
     #[cold]
     pub fn ring(&self, link: LinkId) {
+        if self.ring_quietly(link) {
+            self.page.wake();
+        }
+    }
+
+    /// As [`ring`](Self::ring), without waking. True if the owner sleeps and the caller has to wake it.
+    #[cold]
+    #[must_use]
+    fn ring_quietly(&self, link: LinkId) -> bool {
         let word = usize::from(link.0) / 64 % BELL_WORDS;
         self.page.memory.word(BITS_AT + word * 8).fetch_or(1 << (link.0 % 64), Ordering::AcqRel);
-        self.page.signal(1 << word);
+        self.page.signal_quietly(1 << word)
     }
 
     /// A ring that the bell's owner writes to has room again.
@@ -197,6 +219,35 @@ impl Ringer {
     #[cold]
     pub fn call_in(&self) {
         self.page.signal(CALL_IN);
+    }
+}
+
+/// Sleepers whose bells were rung, and whom somebody has to wake: for a producer that holds a lock while it publishes,
+/// and wakes after it gave the lock back.
+///
+/// Nobody else wakes them. Whoever forgets them here leaves them asleep until their next sweep.
+#[cfg(not(loom))]
+#[derive(Default)]
+pub struct Sleepers {
+    pages: Vec<BellPage>,
+}
+
+#[cfg(not(loom))]
+impl Sleepers {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    /// Wakes them all.
+    pub fn wake(&mut self) {
+        for page in self.pages.drain(..) {
+            page.wake();
+        }
+    }
+
+    pub(crate) fn add(&mut self, ringer: &Ringer) {
+        self.pages.push(ringer.page.clone());
     }
 }
 

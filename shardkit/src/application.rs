@@ -67,7 +67,12 @@ pub struct Application {
     pub pool: Option<Pool>,
     /// Programs in which several components are linked, in the manifest's order.
     pub generics: Vec<Generic>,
+    /// How long a sleeping processor of the host may take to wake, in microseconds; `None` for what the kernel does.
+    pub idle_latency_us: Option<u32>,
 }
+
+/// The longest that can be asked of the host's processors, in microseconds.
+pub const IDLE_LATENCY_US_MAX: u32 = 1_000_000;
 
 /// A named part of the application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -183,7 +183,7 @@ fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
         "5:9: wrong type: a date; write a text, a number or a table, as the key asks for"
     );
     assert_eq!(below_head("[component]\nai = 3"), "4:6: wrong type: integer `3`; write a table");
-    assert_eq!(below_head("component = []"), "3:1: unknown key `component`; the keys are `name`, `cycles`");
+    assert_eq!(below_head("component = []"), "3:1: unknown key `component`; the keys are `name`, `cycles`, `idle_latency_us`");
     assert_eq!(headline("application = 'arena'"), "1:15: wrong type: string \"arena\"; write a table");
     assert_eq!(
         headline("[application]\nname = 'a'\ncycles = 'no'"),
@@ -283,6 +283,10 @@ fn a_circle_of_calls_is_named_where_none_is_allowed() {
 
 #[test]
 fn numbers_out_of_their_range_are_named_with_the_range() {
+    assert_eq!(
+        headline("[application]\nname = 'a'\nidle_latency_us = -1\n[component.b]\nprogram = 'b'"),
+        "3:19: `idle_latency_us` is -1; use a whole number from 0 to 1000000"
+    );
     assert_eq!(in_component("capacity = 0"), "5:12: `capacity` is 0; use a whole number from 1 to 65536");
     assert_eq!(
         in_component("capacity = 65537"),

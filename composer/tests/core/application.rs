@@ -17,6 +17,7 @@ pub(crate) fn application() -> Made {
         embedder: None,
         pool: None,
         generics: vec![],
+        idle_latency_us: None,
     })
 }
 

@@ -6,8 +6,9 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
-    SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
+    CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
+    SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
+    TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -45,6 +46,10 @@ pub(super) struct Application {
     /// Whether components may call each other in a circle.
     #[serde(default)]
     pub(super) cycles: bool,
+    /// How long a sleeping processor of the host may take to wake, in microseconds. 0 keeps all of them from sleeping:
+    /// they poll while they are idle.
+    #[schemars(range(max = IDLE_LATENCY_US_MAX))]
+    pub(super) idle_latency_us: Option<At<Whole>>,
 }
 
 /// A component: its program, its needs and its ports.

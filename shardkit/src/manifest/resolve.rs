@@ -44,7 +44,12 @@ pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
         embedder,
         pool: raw.pool.as_ref().map(pool::pool).transpose()?,
         generics: Vec::new(),
+        idle_latency_us: None,
     };
+    if let Some(latency) = &raw.application.idle_latency_us {
+        application.idle_latency_us =
+            Some(whole(latency, "idle_latency_us", 0, u64::from(IDLE_LATENCY_US_MAX))? as u32);
+    }
     application.generics = generics(&raw.generic, &application)?;
     if !raw.application.cycles {
         calls.forbid_circles(&application)?;

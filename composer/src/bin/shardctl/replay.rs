@@ -102,8 +102,11 @@ impl Replay {
     }
 }
 
-/// Plays the trace. Each arrival is asked for on a thread of its own, so none waits for another; sessions are ended
-/// by this thread, in the order of their ends.
+/// So many arrivals can be asked for at the same time.
+const ASKERS: usize = 16;
+
+/// Plays the trace. Arrivals are asked for by threads that wait for them, as a backend has them, so that none waits for
+/// another; sessions are ended by this thread, in the order of their ends.
 fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64) -> Vec<Served> {
     let begin = Instant::now();
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds / speed);
@@ -111,19 +114,28 @@ fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64
     let mut open: BinaryHeap<Reverse<Ending>> = BinaryHeap::new();
     let (composed, answers) = mpsc::channel();
     let mut pending = 0;
+    let (ask, asked) = crossbeam::channel::unbounded::<(usize, Instant)>();
     std::thread::scope(|scope| {
-        let mut next = arrivals.iter().enumerate().peekable();
-        loop {
-            let now = Instant::now();
-            while let Some((number, arrival)) = next.next_if(|(_, arrival)| at(arrival.start_s) <= now) {
-                let (composed, ends) = (composed.clone(), at(arrival.start_s + arrival.duration_s));
-                pending += 1;
-                scope.spawn(move || {
+        for _ in 0..ASKERS.min(arrivals.len()) {
+            let (asked, composed) = (asked.clone(), composed.clone());
+            scope.spawn(move || {
+                for (number, ends) in asked {
                     let start = Instant::now();
                     let answer = composer.compose(composition);
                     // The receiver lives until all have answered.
                     let _ = composed.send((number, ends, start.elapsed(), answer));
-                });
+                }
+            });
+        }
+        // It ends with this scope, and the askers with it.
+        let ask = ask;
+        let mut next = arrivals.iter().enumerate().peekable();
+        loop {
+            let now = Instant::now();
+            while let Some((number, arrival)) = next.next_if(|(_, arrival)| at(arrival.start_s) <= now) {
+                pending += 1;
+                // The askers live as long as `ask`.
+                let _ = ask.send((number, at(arrival.start_s + arrival.duration_s)));
             }
             while open.peek().is_some_and(|Reverse(ending)| ending.at <= now) {
                 let Reverse(ending) = open.pop().expect("it was just looked at");
