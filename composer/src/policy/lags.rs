@@ -16,8 +16,6 @@ const LAGS: usize = 128;
 /// Lags that are reckoned with together.
 const LANES: usize = 8;
 const ROWS: usize = LAGS / LANES;
-/// The bit of each lane.
-const LANE_BITS: [u32; LANES] = [1, 2, 4, 8, 16, 32, 64, 128];
 /// Outcomes that the chance of a lag remembers.
 pub(super) const OUTCOMES: u8 = 30;
 
@@ -98,15 +96,28 @@ fn smeared(set: u128) -> u128 {
     set | set << 1 | set >> 1
 }
 
-#[inline(always)]
-fn mask(lanes: u8) -> Mask {
-    LANE_BITS.map(|bit| if u32::from(lanes) & bit != 0 { u32::MAX } else { 0 })
+/// The masks of all sets of lanes, as bits.
+static MASKS: [Mask; 1 << LANES] = {
+    let mut masks = [[0; LANES]; 1 << LANES];
+    let mut at = 0;
+    while at < LANES << LANES {
+        let (lanes, lane) = (at / LANES, at % LANES);
+        if lanes >> lane & 1 == 1 {
+            masks[lanes][lane] = u32::MAX;
+        }
+        at += 1;
+    }
+    masks
+};
+
+fn mask(lanes: u8) -> &'static Mask {
+    &MASKS[usize::from(lanes)]
 }
 
 // Not inlined, nor is `low`: by themselves they become instructions for four lanes; within the loop over rows, some lanes
 // are reckoned one by one.
 #[inline(never)]
-fn learn(means: &mut Lanes<f32>, seen: &mut Lanes<u8>, outcome: f32, learns: Mask) {
+fn learn(means: &mut Lanes<f32>, seen: &mut Lanes<u8>, outcome: f32, learns: &Mask) {
     for lane in 0..LANES {
         let (mean, before, learns) = (means[lane], seen[lane], learns[lane]);
         let now = before.min(OUTCOMES - 1) + 1;
@@ -118,7 +129,7 @@ fn learn(means: &mut Lanes<f32>, seen: &mut Lanes<u8>, outcome: f32, learns: Mas
 
 /// The chances drawn towards never by one outcome; 0 in other lanes.
 #[inline(never)]
-fn low(means: &Lanes<f32>, seen: &Lanes<u8>, set: Mask) -> Lanes<f32> {
+fn low(means: &Lanes<f32>, seen: &Lanes<u8>, set: &Mask) -> Lanes<f32> {
     array::from_fn(|lane| {
         let seen = f32::from(seen[lane]);
         let low = means[lane] * seen / (seen + 1.0);
