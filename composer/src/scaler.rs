@@ -1,5 +1,5 @@
-//! The scaler: once a bin of time, from the demand of each component to how many of its shards are to be ready, and how
-//! many may be frozen.
+//! The scaler: once a bin of time, from the demand of each component to how many of its shards are to be ready, how
+//! many may be frozen, and how many processes of each generic program are to wait.
 //!
 //! The same policy code that a backtest runs decides; the manifest's limits bound it. The composer tells the demand, the
 //! time of day and what starts have cost, and hands the targets to the core.
@@ -9,18 +9,20 @@
 
 use crate::core::{PoolView, Tier};
 use crate::policy::{
-    Bound, Budget, Choice, Frozen, LimitState, Limited, Limits, LimitsError, Moment, Needs, Policy,
-    PriceError, Prices, UnknownPolicy, Weekdays, Window, WrongBin,
+    Bound, Budget, Choice, Forecast, Frozen, Generic, LimitState, Limited, Limits, LimitsError, Moment,
+    Needs, Policy, PriceError, Prices, UnknownPolicy, Wants, Weekdays, Window, WrongBin,
 };
 use serde::{Deserialize, Serialize};
 use shard_runtime::id::ComponentId;
-use shardkit::application::{Application, Component};
+use shardkit::application::{Application, Component, Spares};
 use shardkit::pool::Pool;
 
 /// What a cold start is taken to last before one was measured, in seconds.
 const COLD_START_S: f64 = 0.1;
 /// What a thaw is taken to cost of a cold start before one was measured.
 const THAW_PART: f64 = 0.05;
+/// What a start from a spare is taken to cost of a cold one before both were measured.
+const GENERIC_PART: f64 = 0.3;
 /// An idle shard that shares its processors uses about so much memory, where the manifest says nothing.
 const IDLE_BYTES: u64 = 4 << 20;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -83,11 +85,25 @@ struct Scaled {
     component: ComponentId,
     name: String,
     capacity: u32,
+    shards_max: u32,
     frozen_max: u32,
+    /// Its shards are made from spares: it is in a generic program, and has no zygote, which would be asked first.
+    from_spares: bool,
     needs: Needs,
     limits: LimitState,
     now: Limited,
     target: Target,
+}
+
+/// A generic program whose spares the policy chooses.
+#[derive(Clone, Debug)]
+struct Spared {
+    /// Which of the application's.
+    generic: usize,
+    max: u32,
+    /// The positions of those of its components' pools whose shards are made from spares.
+    pools: Vec<usize>,
+    now: u32,
 }
 
 /// See the head of this file.
@@ -96,6 +112,7 @@ pub struct Scaler {
     policy: Policy,
     prices: Prices,
     pools: Vec<Scaled>,
+    spared: Vec<Spared>,
     demand: Vec<u32>,
     bin_ns: u64,
     next_ns: u64,
@@ -143,7 +160,9 @@ impl Scaler {
                 component: target.component,
                 name: component.name.clone(),
                 capacity: component.capacity,
+                shards_max: component.shards.max,
                 frozen_max: component.shards.frozen,
+                from_spares: !component.zygote,
                 needs,
                 limits,
                 now: Limited { slots: slots(target.ready, component.capacity), bound: Bound::Floor },
@@ -151,7 +170,16 @@ impl Scaler {
             });
         }
         let bin_ns = (pool.bin_s * 1e9) as u64;
-        Ok(Self { policy, prices, pools, demand: Vec::new(), bin_ns, next_ns: now_ns.saturating_add(bin_ns) })
+        let spared = spared(application, &pools);
+        Ok(Self {
+            policy,
+            prices,
+            pools,
+            spared,
+            demand: Vec::new(),
+            bin_ns,
+            next_ns: now_ns.saturating_add(bin_ns),
+        })
     }
 
     /// When the bin ends.
@@ -195,7 +223,16 @@ impl Scaler {
                 changed.push(target);
             }
         }
+        for spared in &mut self.spared {
+            spared.now = spared.choose(&self.policy, &self.prices, &self.pools, &told);
+        }
         changed
+    }
+
+    /// How many processes of a generic program are to wait, by its position in the application; `None` if the manifest
+    /// says it.
+    pub fn spares(&self, generic: usize) -> Option<u32> {
+        self.spared.iter().find(|spared| spared.generic == generic).map(|spared| spared.now)
     }
 
     /// Why a component has the target that it has, in words.
@@ -269,6 +306,55 @@ impl Scaled {
         }
         (ready.min(wanted), frozen.div_ceil(self.capacity).min(self.frozen_max))
     }
+
+    /// How many shards more may be wanted than are to be ready or are frozen, at most `shards_max` of them.
+    fn missing(&self, forecast: &Forecast, pool: &PoolView, shards_max: u32) -> Forecast {
+        let there = self.target.ready.saturating_add(self.target.frozen.min(pool.frozen));
+        let more_max = self.shards_max.saturating_sub(there).min(shards_max);
+        forecast.beyond(slots(there, self.capacity), self.capacity, more_max)
+    }
+}
+
+impl Spared {
+    /// How many are to wait in the bin that begins.
+    fn choose(&self, policy: &Policy, prices: &Prices, pools: &[Scaled], told: &[Passed]) -> u32 {
+        let wants = self.pools.iter().map(|&kind| {
+            let (pool, told) = (&pools[kind], &told[kind].pool);
+            let missing = pool.missing(&policy.forecast(kind)?, told, self.max);
+            Some(Wants { missing, saving: spare_saving(told, prices, policy.bin_s()) })
+        });
+        match wants.collect::<Option<Vec<_>>>() {
+            Some(wants) => Generic::hold(&wants, self.max),
+            // Without a forecast it stays as it was at first.
+            None => self.now,
+        }
+    }
+}
+
+/// The generic programs whose spares the policy chooses.
+fn spared(application: &Application, pools: &[Scaled]) -> Vec<Spared> {
+    let generics = application.generics.iter().enumerate();
+    let spared = generics.filter_map(|(at, generic)| {
+        let Spares::Auto { max } = generic.spares else { return None };
+        let is_its = |pool: &Scaled| pool.from_spares && generic.components.contains(&pool.component);
+        let pools = (0..pools.len()).filter(|&kind| is_its(&pools[kind])).collect();
+        Some(Spared { generic: at, max, pools, now: generic.spares.first() })
+    });
+    spared.collect()
+}
+
+/// What a start from a spare saves, in spares that wait for a bin: of the waiting for a cold start what is measured.
+fn spare_saving(pool: &PoolView, prices: &Prices, bin_s: f64) -> f64 {
+    let measured = |tier: Tier| pool.costs[tier as usize];
+    let mean_s = |tier: Tier| (measured(tier).count > 0).then(|| measured(tier).mean_ns as f64 / 1e9);
+    let cold_s = mean_s(Tier::Cold).unwrap_or(COLD_START_S);
+    // One that was measured does not compare with one that was guessed.
+    let generic_s = mean_s(Tier::Generic).filter(|_| measured(Tier::Cold).count > 0);
+    let saved_s = (cold_s - generic_s.unwrap_or(GENERIC_PART * cold_s)).max(0.0);
+    // Nobody yet, it has the memory of any idle process and no processor of its own.
+    let memory_gib = IDLE_BYTES as f64 / GIB;
+    let spare = Needs { cores: 0.0, memory_gib, gpus: 0.0, capacity: 1, cold_start_s: saved_s };
+    prices.cold_price(&spare, bin_s).unwrap_or(0.0)
 }
 
 fn slots(shards: u32, capacity: u32) -> u32 {

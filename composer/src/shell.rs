@@ -204,6 +204,12 @@ impl Shell {
         let mut hub = self.inner.lock();
         hub.scale(now_ns, time_of_week(), |id| free.shards(&application.component(id).needs));
         let saved = self.history.as_ref().and(hub.scaler.as_ref()).map(Scaler::save);
+        for (at, generic) in application.generics.iter().enumerate() {
+            if let Some(wanted) = hub.scaler.as_ref().and_then(|scaler| scaler.spares(at)) {
+                tracing::debug!(generic = generic.name, wanted, "spares");
+                self.sources.want_spares(at, wanted);
+            }
+        }
         self.inner.unlock(hub);
         if let (Some(saved), Some(history)) = (saved, &self.history) {
             history.write(&saved);

@@ -1,6 +1,8 @@
 //! The scaler: from demand to targets, pure.
 
-use shard_composer::core::{Core, PoolView};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use shard_composer::core::{Core, PoolView, Tier};
 use shard_composer::scaler::{Passed, ScaleError, Scaler, Target};
 use shard_runtime::id::ComponentId;
 use shardkit::application::Application;
@@ -104,6 +106,94 @@ fn a_dearer_wait_keeps_more_shards_ready() {
     };
     let [cheap, dear] = [0.001, 10.0].map(ready);
     assert!(cheap < dear, "{cheap} shard-bins where waiting is cheap, {dear} where it is dear");
+}
+
+/// Two components that are dear to be held ready, in one generic program.
+struct Spared {
+    scaler: Scaler,
+    view: PoolView,
+    now_ns: u64,
+}
+
+impl Spared {
+    fn new(pool: &str, component: &str, generic: &str) -> Self {
+        let prices = "prices = { core_hour = 0, gib_hour = 1 }";
+        let component = |name| {
+            format!(
+                "[component.{name}]\nprogram = \"p\"\nwarm = 0\nmax = 4\nmemory = \"1GiB\"\n{component}\n"
+            )
+        };
+        let text = format!(
+            "[application]\nname = \"a\"\n[pool]\n{prices}\n{pool}\n{}{}[generic.any]\nprogram = \"p\"\ncomponents = [\"one\", \"two\"]\n{generic}\n",
+            component("one"),
+            component("two")
+        );
+        let application =
+            Manifest::parse(&text, "a.toml").unwrap_or_else(|error| panic!("{error}")).into_application();
+        let scaler = Scaler::new(&application, application.pool.as_ref().unwrap(), 0).unwrap();
+        let view = Core::new(&application).pool(ComponentId(0)).unwrap();
+        Self { scaler, view, now_ns: 0 }
+    }
+
+    fn bin(&mut self, demand: [u32; 2]) -> Option<u32> {
+        self.now_ns += BIN_NS;
+        let pool = self.view;
+        self.scaler.decide(self.now_ns, NOON, |ComponentId(at)| Passed {
+            demand: demand[usize::from(at)],
+            pool,
+            room: None,
+        });
+        self.scaler.spares(0)
+    }
+
+    /// The spares after some bins in which each component is wanted now and then, by itself.
+    fn busy(&mut self) -> Vec<u32> {
+        let mut random = StdRng::seed_from_u64(1);
+        let bins = (0..400).map(|_| [0; 2].map(|_: u32| u32::from(random.random_bool(0.4))));
+        bins.map(|demand| self.bin(demand).unwrap()).skip(200).collect()
+    }
+}
+
+#[test]
+fn spares_follow_the_forecast_of_all_their_components_and_go_when_it_is_over() {
+    let mut world = Spared::new("", "", "");
+    assert_eq!(world.scaler.spares(0), Some(1), "nothing is known yet");
+    assert_eq!(world.bin([0, 0]), Some(0), "nobody was ever here");
+    let busy = world.busy();
+    let mean = f64::from(busy.iter().sum::<u32>()) / busy.len() as f64;
+    assert!((1.5..2.5).contains(&mean), "{mean} where two are often missing at once");
+    let over: Vec<u32> = (0..400).map(|_| world.bin([0, 0]).unwrap()).collect();
+    assert_eq!(over[200..], [0; 200], "{over:?}");
+
+    // One component alone has fewer misses at once.
+    let mut alone = Spared::new("", "", "");
+    let most = (0..400).map(|bin| alone.bin([u32::from(bin % 3 == 0), 0]).unwrap()).max();
+    assert_eq!(most, Some(1));
+}
+
+#[test]
+fn spares_are_no_more_than_the_manifest_allows_and_its_number_is_its_own() {
+    assert!(Spared::new("", "", "spares_max = 1").busy().iter().all(|spares| *spares <= 1));
+    assert!(Spared::new("", "", "spares_max = 0").busy().iter().all(|spares| *spares == 0));
+    assert_eq!(Spared::new("", "", "spares = 3").bin([1, 1]), None);
+    let mut unforeseen = Spared::new("policy = \"fixed-buffer-0\"", "", "");
+    assert_eq!([[1, 1], [0, 0]].map(|demand| unforeseen.bin(demand)), [Some(1); 2], "nobody forecasts");
+}
+
+#[test]
+fn no_spare_waits_for_a_component_that_is_forked_or_starts_as_fast_cold() {
+    assert!(Spared::new("", "zygote = true", "").busy().iter().all(|spares| *spares == 0));
+    let measured = |cold_ms: u64, generic_ms: u64| {
+        let mut world = Spared::new("", "", "");
+        for (tier, ms) in [(Tier::Cold, cold_ms), (Tier::Generic, generic_ms)] {
+            let cost = &mut world.view.costs[tier as usize];
+            (cost.count, cost.mean_ns) = (9, ms * 1_000_000);
+        }
+        world.busy().iter().sum::<u32>()
+    };
+    assert_eq!(measured(100, 100), 0);
+    let [little, much] = [(100, 90), (100, 10)].map(|(cold_ms, generic_ms)| measured(cold_ms, generic_ms));
+    assert!(little < much, "{little} spare-bins where one saves little, {much} where it saves much");
 }
 
 #[test]

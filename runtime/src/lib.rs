@@ -1,6 +1,7 @@
 //! Rings, links, fan-in, waiting and statistics: the data plane of the shard runtime.
 
 pub mod barrier;
+pub mod cache;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(all(feature = "conformance", not(loom)))]

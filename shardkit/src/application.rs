@@ -22,6 +22,8 @@ pub const MESSAGE_BYTES_MAX: u32 = 64 << 20;
 pub const GENERICS_MAX: usize = 64;
 /// The most spares of one generic program.
 pub const SPARES_MAX: u32 = 256;
+/// The most spares that a policy may choose where the manifest does not say.
+pub const SPARES_AUTO_MAX_DEFAULT: u32 = 16;
 /// The longest name of an application, a component, a port or a composition, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// The longest name of a type of messages, in bytes.
@@ -132,7 +134,30 @@ pub struct Generic {
     /// What its processes can become. Never empty; no component is in two generic programs.
     pub components: Vec<ComponentId>,
     /// How many processes wait.
-    pub spares: u32,
+    pub spares: Spares,
+}
+
+/// How many processes of a generic program wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spares {
+    /// Always so many.
+    Fixed(u32),
+    /// As many as the policy of the pools chooses in each bin of time. One, if `max` allows it, where there is no policy,
+    /// or one that does not forecast.
+    Auto {
+        /// Never more than this.
+        max: u32,
+    },
+}
+
+impl Spares {
+    /// How many wait before a policy has chosen.
+    pub fn first(self) -> u32 {
+        match self {
+            Self::Fixed(spares) => spares,
+            Self::Auto { max } => max.min(1),
+        }
+    }
 }
 
 /// How a shard's program is started.

@@ -221,8 +221,24 @@ fn what_becomes_of_a_shard_and_where_it_comes_from_is_declared() {
     assert_eq!([a.zygote, b.zygote, c.zygote], [true, false, false]);
     let program = Program { path: "q".into(), args: vec!["any".into()], env: vec![("A".into(), "b".into())] };
     let components = vec![ComponentId(2), ComponentId(0)];
-    assert_eq!(application.generics, [Generic { name: "all".into(), program, components, spares: 3 }]);
+    assert_eq!(
+        application.generics,
+        [Generic { name: "all".into(), program, components, spares: Spares::Fixed(3) }]
+    );
     assert_eq!([0, 1, 2].map(|at| application.generic_of(ComponentId(at))), [Some(0), None, Some(0)]);
+}
+
+#[test]
+fn spares_are_a_number_or_what_the_policy_chooses() {
+    let spares = |keys: &str| {
+        let head = "[application]\nname = 'x'\n[component.a]\nprogram = 'p'\n[generic.all]\nprogram = 'q'\ncomponents = ['a']\n";
+        parse(&format!("{head}{keys}")).generics[0].spares
+    };
+    assert_eq!(spares("spares = 0"), Spares::Fixed(0));
+    assert_eq!(spares(""), Spares::Auto { max: SPARES_AUTO_MAX_DEFAULT });
+    assert_eq!(spares("spares = 'auto'\nspares_max = 40"), Spares::Auto { max: 40 });
+    assert_eq!(spares("spares_max = 0").first(), 0);
+    assert_eq!([spares(""), spares("spares = 5")].map(Spares::first), [1, 5]);
 }
 
 #[test]
@@ -259,7 +275,9 @@ fn the_schema_names_every_key_refuses_others_and_shows_defaults() {
     assert_eq!(component["properties"]["after"]["default"], "return");
     let generic = &schema["$defs"]["Generic"];
     assert_eq!(generic["required"], serde_json::json!(["program", "components"]));
-    assert_eq!(generic["properties"]["spares"]["maximum"], SPARES_MAX);
+    assert_eq!(generic["properties"]["spares"]["anyOf"][0]["maximum"], SPARES_MAX);
+    assert_eq!(generic["properties"]["spares"]["default"], "auto");
+    assert_eq!(generic["properties"]["spares_max"]["maximum"], SPARES_MAX);
     assert_eq!(schema["$defs"]["Output"]["properties"]["ring"]["default"], "256KiB");
     assert!(!schema.to_string().contains("null"), "{schema:#}");
 }

@@ -514,6 +514,18 @@ fn a_generic_program_that_can_become_nothing_something_unknown_or_what_another_c
         "8:10: `spares` is 257; use a whole number from 0 to 256"
     );
     assert_eq!(
+        generic("components = ['ai']\nspares = 'many'"),
+        "8:10: `spares` can't be `many`; use a whole number from 0 to 256, or `auto`"
+    );
+    assert_eq!(
+        generic("components = ['ai']\nspares_max = 257"),
+        "8:14: `spares_max` is 257; use a whole number from 0 to 256"
+    );
+    assert_eq!(
+        generic("components = ['ai']\nspares = 2\nspares_max = 3"),
+        "9:14: `spares_max` bounds what a policy chooses, but `spares` is 2; leave it out, or write `spares = \"auto\"`"
+    );
+    assert_eq!(
         in_component("[generic.any]\nprogram = ''\ncomponents = ['ai']"),
         "6:11: `program` is empty; name the program that a shard runs"
     );

@@ -104,6 +104,40 @@ fn a_spare_becomes_what_is_asked_for_and_the_next_one_is_started() {
 }
 
 #[test]
+fn spares_follow_demand_and_go_when_it_is_over() {
+    let _alone = alone();
+    // What a shard needs makes it too dear to be held ready; a spare needs little. A cold start is taken for 100 ms.
+    let extra = "warm = 0\nmax = 2\nscale_down_delay_ms = 10\nmemory = \"64MiB\"";
+    let pool = "[pool]\nbin_s = 0.1\nprices = { core_hour = 0, gib_hour = 1, waiting_second = 0.0001 }\n";
+    let text = manifest_text(misfit(), &["one", "two"], extra)
+        + &generic("any", 0).replace("spares = 0", "spares = \"auto\"\nspares_max = 4")
+        + pool;
+    let composer = start(misfit(), &text);
+    assert_eq!(sources(&composer).len(), 1, "one waits before the policy knows anything");
+    let spares = || composer.sources().iter().filter(|source| source.waiting).count();
+    let most = |before: usize| {
+        let sessions = ["one", "two"].map(|way| session_on(&composer, way));
+        let now = spares();
+        assert!(composer.sources().len() <= 4, "more than `spares_max`");
+        std::thread::sleep(Duration::from_millis(60));
+        drop(sessions);
+        before.max(now).max(spares())
+    };
+    let mut seen = 0;
+    wait_until("two wait at a time", || {
+        seen = most(seen);
+        seen >= 2
+    });
+    let pids: Vec<u32> = composer.sources().iter().map(|source| source.pid).filter(|pid| *pid != 0).collect();
+    wait_until("none waits where nobody comes any more", || composer.sources().is_empty());
+    wait_until("they have ended", || pids.iter().all(|pid| !alive(*pid)));
+    // It can still be had, and that it was dismissed counts as no failure of its program.
+    let (session, _) = session_on(&composer, "one");
+    assert!(ask(&composer, &session, "one", "made in").starts_with("one"));
+    wait_until("demand brings spares back", || most(0) > 0);
+}
+
+#[test]
 fn without_a_spare_the_components_own_program_is_started() {
     let _alone = alone();
     let text = manifest_text(misfit(), &["one", "two"], "warm = 0\nmax = 2") + &generic("any", 0);

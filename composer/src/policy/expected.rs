@@ -27,13 +27,16 @@ const RECURS: usize = SCALES * FACTORS.len();
 /// How many of the last busy bins say how much is wanted when it recurs.
 const SIZES: usize = 4;
 
+/// So many kinds before it is a kind's turn, its memory is asked for.
+const EXPECTED_AHEAD: usize = 4;
+
 /// All kinds, and what they have learned together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Expected {
     calendar: Option<Calendar>,
     population: Population,
-    layered: Pool,
-    levelled: Pool,
+    layered: Pool<{ FACTORS.len() }>,
+    levelled: Pool<LEVEL_EXPERTS>,
     kinds: Vec<Kind>,
 }
 
@@ -42,10 +45,52 @@ struct Kind {
     cold_price: f64,
     /// What follows from the price: see [`thresholds`].
     thresholds: [f32; FACTORS.len()],
-    /// Busy where at least 1, 2, … slots are wanted; of a kind with a level only the first.
-    layers: Vec<Layer>,
+    layers: Layers,
+    /// Of a kind without a level.
+    following: Following<{ FACTORS.len() }>,
     level: Option<Box<Levelled>>,
-    following: Following,
+}
+
+/// Busy where at least 1, 2, … slots are wanted; of a kind with a level there is only the first. Most kinds have no more,
+/// so that one lies in the kind itself: kinds are gone through in their order.
+///
+/// Invariant: without a first there are no others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Layers {
+    first: Option<Layer>,
+    others: Vec<Layer>,
+}
+
+impl Layers {
+    fn len(&self) -> u32 {
+        u32::from(self.first.is_some()) + self.others.len() as u32
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Layer> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Layer> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
+
+    fn push(&mut self, layer: Layer) {
+        match self.first {
+            None => self.first = Some(layer),
+            Some(_) => self.others.push(layer),
+        }
+    }
+
+    /// How many are busy with more than this chance.
+    fn recurring(&self, threshold: f32) -> u32 {
+        self.iter().map(|layer| u32::from(layer.chance() > threshold)).sum()
+    }
+
+    fn fits(&self, len_max: u32, bins: u64) -> bool {
+        self.len() <= len_max
+            && (self.first.is_some() || self.others.is_empty())
+            && self.iter().all(|layer| layer.fits(bins))
+    }
 }
 
 /// A kind that has wanted more slots than it may have layers.
@@ -54,6 +99,7 @@ struct Levelled {
     level: Level,
     /// The demand of the last busy bins.
     sizes: [u32; SIZES],
+    following: Following<LEVEL_EXPERTS>,
 }
 
 impl Expected {
@@ -61,16 +107,16 @@ impl Expected {
         Self {
             calendar: Calendar::new(bin_s),
             population: Population::new(),
-            layered: Pool::new(FACTORS.len()),
-            levelled: Pool::new(LEVEL_EXPERTS),
+            layered: Pool::new(),
+            levelled: Pool::new(),
             kinds: Vec::new(),
         }
     }
 
     pub(super) fn add(&mut self, cold_price: f64) {
-        let following = Following::new(FACTORS.len(), PLAIN);
+        let following = Following::new(PLAIN);
         let thresholds = thresholds(cold_price);
-        self.kinds.push(Kind { cold_price, thresholds, layers: Vec::new(), level: None, following });
+        self.kinds.push(Kind { cold_price, thresholds, layers: Layers::default(), following, level: None });
     }
 
     pub(super) fn set_cold_price(&mut self, kind: usize, cold_price: f64) {
@@ -82,8 +128,6 @@ impl Expected {
     pub(super) fn fits(&self, bin_s: f64, bins: u64) -> bool {
         self.calendar == Calendar::new(bin_s)
             && self.population.fits()
-            && self.layered.fits(FACTORS.len())
-            && self.levelled.fits(LEVEL_EXPERTS)
             && self.kinds.len() <= KINDS_MAX
             && self.kinds.iter().all(|kind| kind.fits(bins))
     }
@@ -96,15 +140,20 @@ impl Expected {
     pub(super) fn decide(&mut self, now: u64, demand: &[u32], wanted: &mut [u32]) {
         self.layered.begin();
         self.levelled.begin();
-        for (kind, &demand) in self.kinds.iter_mut().zip(demand) {
-            let pool = if kind.level.is_some() { &mut self.levelled } else { &mut self.layered };
-            kind.following.learn(pool, demand, kind.cold_price);
+        for (at, &demand) in demand.iter().enumerate() {
+            if let Some(kind) = self.kinds.get(at + EXPECTED_AHEAD) {
+                kind.layers.iter().for_each(|layer| layer.expect(now));
+            }
+            let kind = &mut self.kinds[at];
+            match &mut kind.level {
+                None => kind.following.learn(&mut self.layered, demand, kind.cold_price),
+                Some(level) => level.following.learn(&mut self.levelled, demand, kind.cold_price),
+            }
             kind.learn(&mut self.population, self.calendar, now, demand);
         }
         for (kind, wanted) in self.kinds.iter_mut().zip(wanted) {
             kind.layers.iter_mut().for_each(|layer| layer.predict(&self.population, now + 1));
-            let pool = if kind.level.is_some() { &self.levelled } else { &self.layered };
-            *wanted = kind.decide(pool);
+            *wanted = kind.decide(&self.layered, &self.levelled);
         }
     }
 
@@ -116,7 +165,7 @@ impl Expected {
     /// Whom the kind follows.
     pub(super) fn expert(&self, kind: usize) -> Expert {
         let kind = &self.kinds[kind];
-        let followed = kind.following.followed();
+        let followed = kind.followed();
         let odds_factor = FACTORS[followed % FACTORS.len()];
         match &kind.level {
             None => Expert::Recurrence { odds_factor },
@@ -164,13 +213,18 @@ impl std::fmt::Display for Expert {
 
 impl Kind {
     fn fits(&self, bins: u64) -> bool {
-        let experts = if self.level.is_some() { LEVEL_EXPERTS } else { FACTORS.len() };
-        let layers = if self.level.is_some() { 1 } else { LAYERS_MAX as usize };
         self.cold_price.is_finite()
-            && self.layers.len() <= layers
-            && self.layers.iter().all(|layer| layer.fits(bins))
-            && self.level.as_ref().is_none_or(|levelled| levelled.level.fits())
-            && self.following.fits(experts)
+            && self.layers.fits(self.layers_max(), bins)
+            && self.following.fits()
+            && self.level.as_ref().is_none_or(|level| level.level.fits() && level.following.fits())
+    }
+
+    fn layers_max(&self) -> u32 {
+        if self.level.is_some() { 1 } else { LAYERS_MAX }
+    }
+
+    fn followed(&self) -> usize {
+        self.level.as_ref().map_or(self.following.followed(), |level| level.following.followed())
     }
 
     fn learn(&mut self, population: &mut Population, calendar: Option<Calendar>, now: u64, demand: u32) {
@@ -178,12 +232,12 @@ impl Kind {
             layer.learn(population, now, demand > at as u32);
         }
         if self.level.is_none() && demand > LAYERS_MAX {
-            self.level = Some(Box::new(Levelled { level: Level::new(calendar), sizes: [0; SIZES] }));
-            self.following = Following::new(LEVEL_EXPERTS, FACTORS.len() + PLAIN);
-            self.layers.truncate(1);
+            let following = Following::new(FACTORS.len() + PLAIN);
+            let level = Levelled { level: Level::new(calendar), sizes: [0; SIZES], following };
+            self.level = Some(Box::new(level));
+            self.layers.others = Vec::new();
         }
-        let layers = if self.level.is_some() { 1 } else { LAYERS_MAX };
-        while (self.layers.len() as u32) < demand.min(layers) {
+        while self.layers.len() < demand.min(self.layers_max()) {
             self.layers.push(Layer::new(now));
         }
         if let Some(levelled) = &mut self.level {
@@ -195,20 +249,19 @@ impl Kind {
         }
     }
 
-    fn decide(&mut self, pool: &Pool) -> u32 {
-        let Some(levelled) = &self.level else {
-            let layers = &self.layers;
-            let says = self.thresholds.map(|threshold| recurring(layers, threshold));
-            return self.following.choose(pool, says);
+    fn decide(&mut self, layered: &Pool<{ FACTORS.len() }>, levelled: &Pool<LEVEL_EXPERTS>) -> u32 {
+        let recurring = self.thresholds.map(|threshold| self.layers.recurring(threshold));
+        let Some(of) = &mut self.level else {
+            return self.following.choose(layered, recurring);
         };
-        let by_level = (0..SCALES).flat_map(|scale| levelled.level.exceeded_with(scale, self.thresholds));
-        let size = levelled.size();
-        let by_recurrence = self.thresholds.map(|threshold| recurring(&self.layers, threshold) * size);
-        self.following.choose(pool, by_level.chain(by_recurrence))
+        let size = of.size();
+        let level = &of.level;
+        let by_level = (0..SCALES).flat_map(|scale| level.exceeded_with(scale, self.thresholds));
+        of.following.choose(levelled, by_level.chain(recurring.map(|layers| layers * size)))
     }
 
     fn forecast(&self) -> Forecast {
-        let followed = self.following.followed();
+        let followed = self.followed();
         let factor = FACTORS[followed % FACTORS.len()];
         let of = |chance: f32| f64::from(chance_of(log_odds(chance) + factor.ln()));
         match &self.level {
@@ -242,9 +295,4 @@ impl Levelled {
 fn thresholds(cold_price: f64) -> [f32; FACTORS.len()] {
     let chance = 1.0 / (1.0 + cold_price);
     FACTORS.map(|factor| chance_of(log_odds(chance as f32) - factor.ln()))
-}
-
-/// How many layers are busy with more than this chance.
-fn recurring(layers: &[Layer], threshold: f32) -> u32 {
-    layers.iter().map(|layer| u32::from(layer.chance() > threshold)).sum()
 }

@@ -14,18 +14,15 @@ const POOL_WEIGHT: f32 = 3.0;
 
 /// What `N` experts cost all kinds of a sort.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Pool {
-    costs: Vec<f32>,
+pub(super) struct Pool<const N: usize> {
+    #[serde(with = "super::array")]
+    costs: [f32; N],
     kinds: u32,
 }
 
-impl Pool {
-    pub(super) fn new(experts: usize) -> Self {
-        Self { costs: vec![0.0; experts], kinds: 0 }
-    }
-
-    pub(super) fn fits(&self, experts: usize) -> bool {
-        self.costs.len() == experts
+impl<const N: usize> Pool<N> {
+    pub(super) fn new() -> Self {
+        Self { costs: [0.0; N], kinds: 0 }
     }
 
     /// Begins a bin.
@@ -37,24 +34,26 @@ impl Pool {
 
 /// What each expert says of a kind, and what it has cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Following {
-    says: Vec<u32>,
-    costs: Vec<f32>,
+pub(super) struct Following<const N: usize> {
+    #[serde(with = "super::array")]
+    says: [u32; N],
+    #[serde(with = "super::array")]
+    costs: [f32; N],
     followed: u8,
 }
 
-impl Following {
+impl<const N: usize> Following<N> {
     /// Follows the expert `first` as long as all are as good.
-    pub(super) fn new(experts: usize, first: usize) -> Self {
-        Self { says: vec![0; experts], costs: vec![0.0; experts], followed: first as u8 }
+    pub(super) fn new(first: usize) -> Self {
+        Self { says: [0; N], costs: [0.0; N], followed: first as u8 }
     }
 
-    pub(super) fn fits(&self, experts: usize) -> bool {
-        self.says.len() == experts && self.costs.len() == experts && usize::from(self.followed) < experts
+    pub(super) fn fits(&self) -> bool {
+        usize::from(self.followed) < N
     }
 
     /// Takes in what was wanted in the bin that the experts spoke of.
-    pub(super) fn learn(&mut self, pool: &mut Pool, demand: u32, cold_price: f64) {
+    pub(super) fn learn(&mut self, pool: &mut Pool<N>, demand: u32, cold_price: f64) {
         pool.kinds += 1;
         for ((said, own), all) in self.says.iter().zip(&mut self.costs).zip(&mut pool.costs) {
             let (idle, cold) = (said.saturating_sub(demand), demand.saturating_sub(*said));
@@ -65,11 +64,11 @@ impl Following {
     }
 
     /// What the experts say of the next bin; the one to follow is chosen.
-    pub(super) fn choose(&mut self, pool: &Pool, says: impl IntoIterator<Item = u32>) -> u32 {
+    pub(super) fn choose(&mut self, pool: &Pool<N>, says: impl IntoIterator<Item = u32>) -> u32 {
         let share = POOL_WEIGHT / (pool.kinds.max(1) as f32);
         let cost = |at: usize| self.costs[at] + share * pool.costs[at];
         let mut best = usize::from(self.followed);
-        for at in 0..self.costs.len() {
+        for at in 0..N {
             if cost(at) < cost(best) {
                 best = at;
             }

@@ -61,6 +61,54 @@ impl Forecast {
         (f64::from(warm) - (self.mean() - self.expected_cold(warm))).max(0.0)
     }
 
+    /// The demand beyond `covered` slots in groups of so many (shards, of a component whose shards have so many slots), at
+    /// most `groups_max` of them.
+    ///
+    /// # Panics
+    ///
+    /// If a group has no slots.
+    pub fn beyond(&self, covered: u32, slots_per_group: u32, groups_max: u32) -> Self {
+        assert!(slots_per_group > 0, "a group has slots");
+        let least = |group: u32| {
+            covered.saturating_add((group - 1).saturating_mul(slots_per_group)).saturating_add(1)
+        };
+        let groups = (1..=groups_max).map(|group| (group, self.at_least(least(group))));
+        Self::new(groups.take_while(|&(_, chance)| chance > 0.0))
+    }
+
+    /// The sum of demands that do not depend on each other; what is more than `slots_max` is taken for that.
+    pub fn sum(forecasts: impl IntoIterator<Item = Self>, slots_max: u32) -> Self {
+        let slots_max = slots_max as usize;
+        // The chance of exactly so many.
+        let mut exactly = vec![1.0];
+        for forecast in forecasts {
+            let mut sum = vec![0.0; (exactly.len() + forecast.most() as usize).min(slots_max + 1)];
+            let mut add = |slots: usize, chance: f64| {
+                exactly
+                    .iter()
+                    .enumerate()
+                    .for_each(|(other, also)| sum[(other + slots).min(slots_max)] += also * chance);
+            };
+            let mut below = (0, 1.0);
+            for (slots, at_least) in forecast.steps {
+                add(below.0, below.1 - at_least);
+                below = (slots as usize, at_least);
+            }
+            add(below.0, below.1);
+            exactly = sum;
+        }
+        let mut at_least = 1.0;
+        Self::new((1..).zip(exactly.iter().take(exactly.len() - 1)).map(|(slots, chance)| {
+            at_least -= chance;
+            (slots, at_least)
+        }))
+    }
+
+    /// The largest demand that has a chance.
+    fn most(&self) -> u32 {
+        self.steps.last().map_or(0, |&(slots, _)| slots)
+    }
+
     /// The number of slots that costs least, where a cold start costs as much as `cold_price` idle slots.
     pub fn cheapest(&self, cold_price: f64) -> u32 {
         self.quantile(cold_price / (1.0 + cold_price))
@@ -80,6 +128,38 @@ mod tests {
         assert!((forecast.mean() - 2.0).abs() < 1e-12);
         assert!((forecast.expected_cold(2) - 0.6).abs() < 1e-12);
         assert!((forecast.expected_idle(2) - 0.6).abs() < 1e-12);
+    }
+
+    #[test]
+    fn demand_beyond_what_is_covered_comes_in_groups() {
+        let forecast = Forecast::new([(1, 0.9), (3, 0.5), (4, 0.1), (9, 0.05)]);
+        let at_least = |forecast: &Forecast| [1, 2, 3, 4].map(|slots| forecast.at_least(slots));
+        assert_eq!(at_least(&forecast.beyond(0, 1, 9)), [0.9, 0.5, 0.5, 0.1]);
+        assert_eq!(at_least(&forecast.beyond(3, 1, 9)), [0.1, 0.05, 0.05, 0.05]);
+        assert_eq!(at_least(&forecast.beyond(1, 3, 9)), [0.5, 0.05, 0.05, 0.0]);
+        assert_eq!(
+            at_least(&forecast.beyond(1, 3, 1)),
+            [0.5, 0.0, 0.0, 0.0],
+            "no more shards than there may be"
+        );
+        assert_eq!(at_least(&forecast.beyond(u32::MAX, 9, 9)), [0.0; 4]);
+    }
+
+    #[test]
+    fn the_sum_of_forecasts_has_the_chances_of_all_pairs() {
+        let (one, other) = (Forecast::new([(1, 0.5), (3, 0.2)]), Forecast::new([(1, 0.4), (2, 0.1)]));
+        let exactly = |forecast: &Forecast, slots| forecast.at_least(slots) - forecast.at_least(slots + 1);
+        let sum = Forecast::sum([one.clone(), other.clone()], 100);
+        for slots in 1..8 {
+            let pairs = (0..8).flat_map(|a| (0..8).map(move |b| (a, b))).filter(|(a, b)| a + b >= slots);
+            let chance: f64 = pairs.map(|(a, b)| exactly(&one, a) * exactly(&other, b)).sum();
+            assert!((sum.at_least(slots) - chance).abs() < 1e-12, "{slots}");
+        }
+        assert!((sum.mean() - one.mean() - other.mean()).abs() < 1e-12);
+        let cut = Forecast::sum([one, other], 2);
+        assert!((cut.at_least(2) - sum.at_least(2)).abs() < 1e-12 && cut.at_least(3) == 0.0);
+        assert_eq!(Forecast::sum([], 9), Forecast::default());
+        assert_eq!(Forecast::sum([Forecast::new([(5, 1.0)])], 0), Forecast::default());
     }
 
     #[test]

@@ -22,7 +22,7 @@ struct Layer {
     /// The last bin in which it was busy.
     last: u64,
     /// How often it was idle for so many bins between two busy ones.
-    #[serde(with = "gaps")]
+    #[serde(with = "super::array")]
     gaps: [u32; RANGE],
     /// The sums of `gaps` and of their squares.
     in_range: u64,
@@ -101,20 +101,5 @@ impl Layer {
             }
         }
         RANGE as u32 - 1
-    }
-}
-
-/// The histogram as a sequence: serde's arrays end at 32.
-mod gaps {
-    use super::RANGE;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(gaps: &[u32; RANGE], to: S) -> Result<S::Ok, S::Error> {
-        gaps.as_slice().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u32; RANGE], D::Error> {
-        let gaps = Vec::<u32>::deserialize(from)?;
-        gaps.try_into().map_err(|_| D::Error::custom("a histogram of gaps has another length"))
     }
 }

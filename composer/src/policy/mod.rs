@@ -22,12 +22,14 @@
 //! Invariant: a decision depends on the demand that was told, in its order, and on nothing else: no clock, no I/O, no
 //! randomness, no thread. So a backtest runs what production runs, and a saved policy goes on as if it had not stopped.
 
+mod array;
 mod chance;
 mod choice;
 mod expected;
 mod follow;
 mod forecast;
 mod hybrid;
+mod lags;
 mod level;
 mod limits;
 mod price;
@@ -48,7 +50,7 @@ pub use limits::{
 pub use price::{Needs, PriceError, Prices};
 pub use reason::{ForecastReason, Reason};
 pub use state::{RestoreError, STATE_VERSION};
-pub use tiers::{Frozen, Generic, Spare, Tiers};
+pub use tiers::{Frozen, Generic, Spare, Tiers, Wants};
 
 use expected::Expected;
 use hybrid::Hybrid;

@@ -9,19 +9,15 @@
 //! Invariant: `learn` is called once a bin, after `predict` for this bin; what was predicted is what is learned from.
 
 use super::chance::{Chance, chance_of, log_odds};
+use super::lags::{BestLags, Lags, OUTCOMES};
 use serde::{Deserialize, Serialize};
+use shard_runtime::cache::expect_write;
 use std::array;
 
 /// Ages that a layer has a hazard of its own for, in bins.
 const AGES: usize = 64;
-/// Lags at which a period is looked for, in bins: the bits of the history.
-const LAGS: usize = 128;
-/// Lags that are reckoned with together.
-const LANES: usize = 8;
-/// The bit of each lane.
-const LANE_BITS: [u32; LANES] = [1, 2, 4, 8, 16, 32, 64, 128];
 /// Outcomes that a chance of one layer and one of all layers remembers.
-const OWN_OUTCOMES: f32 = 30.0;
+const OWN_OUTCOMES: f32 = OUTCOMES as f32;
 const ALL_OUTCOMES: f32 = 400.0;
 /// How fast the mixing weights are learned, and what each is at first. Their sum is above 1: views that agree are
 /// evidence together.
@@ -100,7 +96,7 @@ struct Contexts {
     pace: u16,
 }
 
-/// One layer of one kind.
+/// One layer of one kind: what each bin reads and writes of it, and its tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Layer {
     /// The bins in which it was busy first and last.
@@ -114,24 +110,42 @@ pub(super) struct Layer {
     /// The rate of busy bins, of late and over its life.
     fast: f32,
     slow: f32,
-    at_age: Vec<Chance>,
-    at_lag: Vec<Lags>,
-    near_lag: Vec<Lags>,
     best_lags: BestLags,
-    after: Vec<Chance>,
-    by_gap: Vec<Chance>,
     /// Those of the tables by age, last bins and gap that the next bin meets: read while the tables are at hand.
     own: Own,
     /// Of the prediction that waits for its outcome.
     at: Contexts,
     views: [f32; VIEWS],
     chance: f32,
+    tables: Box<Tables>,
+}
+
+/// What one layer alone has learned, of which a bin touches little.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Tables {
+    lags: Lags,
+    #[serde(with = "super::array")]
+    at_age: [Chance; AGES + 1],
+    #[serde(with = "super::array")]
+    after: [Chance; 1 << OWN_BITS],
+    #[serde(with = "super::array")]
+    by_gap: [Chance; BUCKETS * BUCKETS],
+}
+
+impl Tables {
+    fn new() -> Self {
+        Self {
+            lags: Lags::default(),
+            at_age: [Chance::default(); AGES + 1],
+            after: [Chance::default(); 1 << OWN_BITS],
+            by_gap: [Chance::default(); BUCKETS * BUCKETS],
+        }
+    }
 }
 
 impl Layer {
     /// A layer that was busy for the first time in the bin `now`.
     pub(super) fn new(now: u64) -> Self {
-        let table = |len| vec![Chance::default(); len];
         Self {
             first: now,
             last: now,
@@ -140,29 +154,20 @@ impl Layer {
             history: 1,
             fast: 0.0,
             slow: 0.0,
-            at_age: table(AGES + 1),
-            at_lag: vec![Lags::default(); LAGS / LANES],
-            near_lag: vec![Lags::default(); LAGS / LANES],
             best_lags: BestLags::default(),
-            after: table(1 << OWN_BITS),
-            by_gap: table(BUCKETS * BUCKETS),
             own: Own::default(),
             at: Contexts::default(),
             views: [0.0; VIEWS],
             chance: 0.0,
+            tables: Box::new(Tables::new()),
         }
     }
 
     /// Whether it can have come from this version, `now` bins after the begin.
     pub(super) fn fits(&self, now: u64) -> bool {
-        let (at, new) = (self.at, Self::new(0));
-        let lens = |l: &Self| {
-            let lags = [&l.at_lag, &l.near_lag].map(Vec::len);
-            ([&l.at_age, &l.after, &l.by_gap].map(Vec::len), lags)
-        };
+        let at = self.at;
         let within = |at: u16, len: usize| usize::from(at) < len;
-        lens(self) == lens(&new)
-            && self.first <= self.last
+        self.first <= self.last
             && self.last < now
             && usize::from(at.class) < CLASSES
             && within(at.size_age, SIZES * AGE_BUCKETS)
@@ -176,6 +181,21 @@ impl Layer {
     /// The chance that it is busy in the bin that was predicted last.
     pub(super) fn chance(&self) -> f32 {
         self.chance
+    }
+
+    /// Asks for the memory that [`learn`](Self::learn) touches in the bin `now`.
+    pub(super) fn expect(&self, now: u64) {
+        let age = now - self.last;
+        let tables = &*self.tables;
+        tables.lags.expect(self.history);
+        // The next age's is its neighbour; so are both of the next last bins.
+        if let Some(chance) = tables.at_age.get(age as usize) {
+            expect_write(chance);
+        }
+        expect_write(&tables.after[self.own_bits()]);
+        expect_write(&tables.after[self.own_bits() << 1 & ((1 << OWN_BITS) - 1)]);
+        expect_write(&tables.by_gap[usize::from(self.at.gap)]);
+        expect_write(&tables.by_gap[self.gap_context(u32::try_from(age + 1).unwrap_or(u32::MAX))]);
     }
 
     /// Learns whether it was busy in the bin `now`.
@@ -199,30 +219,23 @@ impl Layer {
             table[usize::from(at)].learn(busy, ALL_OUTCOMES);
         }
         let age = now - self.last;
+        let own_bits = self.own_bits();
+        let tables = &mut *self.tables;
         let mut own = self.own;
         for chance in [&mut own.at_age, &mut own.after, &mut own.by_gap] {
             chance.learn(busy, OWN_OUTCOMES);
         }
-        if let Some(chance) = self.at_age.get_mut(age as usize) {
+        if let Some(chance) = tables.at_age.get_mut(age as usize) {
             *chance = own.at_age;
         }
-        self.by_gap[usize::from(at.gap)] = own.by_gap;
-        let own_bits = self.own_bits();
-        self.after[own_bits] = own.after;
+        tables.by_gap[usize::from(at.gap)] = own.by_gap;
+        tables.after[own_bits] = own.after;
         self.fast += (outcome - self.fast) / 16.0;
         self.slow += (outcome - self.slow) / ((now - self.first + 1) as f32).min(200.0);
         let before = self.history;
         self.history = before << 1 | u128::from(busy);
         // What is learned at the lags and what the next bin takes from them, in one pass while they are in the cache.
-        let at_lag = learn_lags(&mut self.at_lag, outcome, before, self.history);
-        let near_lag = learn_lags(&mut self.near_lag, outcome, smeared(before), smeared(self.history));
-        let (best, lag) = at_lag.best();
-        self.best_lags = BestLags {
-            best,
-            seen: if best > 0.0 { self.at_lag[lag / LANES].seen[lag % LANES] } else { 0.0 },
-            second: at_lag.second(),
-            near: near_lag.best().0,
-        };
+        self.best_lags = tables.lags.learn(outcome, before, self.history);
         if busy {
             self.gaps = [u32::try_from(age).unwrap_or(u32::MAX), self.gaps[0]];
             self.last = now;
@@ -231,9 +244,9 @@ impl Layer {
         let age = u32::try_from(now + 1 - self.last).unwrap_or(u32::MAX);
         self.own = Own {
             // Without a chance of this age there is none seen.
-            at_age: self.at_age.get(age as usize).copied().unwrap_or_default(),
-            after: self.after[self.own_bits()],
-            by_gap: self.by_gap[self.gap_context(age)],
+            at_age: self.tables.at_age.get(age as usize).copied().unwrap_or_default(),
+            after: self.tables.after[self.own_bits()],
+            by_gap: self.tables.by_gap[self.gap_context(age)],
         };
     }
 
@@ -317,108 +330,6 @@ struct Own {
     at_age: Chance,
     after: Chance,
     by_gap: Chance,
-}
-
-/// What the best lags say of the next bin: how often a busy bin so long ago meant one now, drawn towards never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct BestLags {
-    best: f32,
-    /// The outcomes of the best; of the shortest, where several are as good.
-    seen: f32,
-    second: f32,
-    near: f32,
-}
-
-/// The chances of as many neighbouring lags as there are lanes, as in [`Chance`], laid out so that all are reckoned at
-/// once: what a lane does not take part in is left out by choosing, not by branching.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[repr(align(64))]
-struct Lags {
-    means: [f32; LANES],
-    seen: [f32; LANES],
-}
-
-impl Lags {
-    fn learn(&mut self, outcome: f32, lanes: u32) {
-        for (lane, bit) in LANE_BITS.iter().enumerate() {
-            let learns = lanes & bit != 0;
-            let (mean, seen) = (self.means[lane], self.seen[lane]);
-            let seen_now = (seen + 1.0).min(OWN_OUTCOMES);
-            let mean_now = mean + (outcome - mean) / seen_now;
-            self.seen[lane] = if learns { seen_now } else { seen };
-            self.means[lane] = if learns { mean_now } else { mean };
-        }
-    }
-
-    /// The chances drawn towards never by one outcome; 0 in other lanes.
-    fn low(&self, lanes: u32) -> [f32; LANES] {
-        array::from_fn(|lane| {
-            let low = self.means[lane] * self.seen[lane] / (self.seen[lane] + 1.0);
-            if lanes & LANE_BITS[lane] != 0 { low } else { 0.0 }
-        })
-    }
-}
-
-/// The largest chances so far, and in which [`Lags`] the largest was first, lane by lane.
-#[derive(Default)]
-struct Largest {
-    first: [f32; LANES],
-    second: [f32; LANES],
-    at: [u32; LANES],
-}
-
-impl Largest {
-    fn add(&mut self, at: u32, chances: [f32; LANES]) {
-        for (lane, &chance) in chances.iter().enumerate() {
-            let (first, second) = (self.first[lane], self.second[lane]);
-            let lesser = if chance > first { first } else { chance };
-            self.second[lane] = if lesser > second { lesser } else { second };
-            self.at[lane] = if chance > first { at } else { self.at[lane] };
-            self.first[lane] = if chance > first { chance } else { first };
-        }
-    }
-
-    /// The largest chance, and the shortest lag that has it.
-    fn best(&self) -> (f32, usize) {
-        let best = self.first.into_iter().fold(0.0, f32::max);
-        let lags = (0..LANES).filter(|&lane| self.first[lane] == best);
-        (best, lags.map(|lane| self.at[lane] as usize * LANES + lane).min().unwrap_or(0))
-    }
-
-    /// The next largest, which may be as large.
-    fn second(&self) -> f32 {
-        let mut largest = [0.0_f32; 2];
-        for chance in self.first.into_iter().chain(self.second) {
-            if chance > largest[0] {
-                largest = [chance, largest[0]];
-            } else {
-                largest[1] = largest[1].max(chance);
-            }
-        }
-        largest[1]
-    }
-}
-
-/// The lags that were set learn the outcome; of those that are set then, the largest chances. Where no lag is set,
-/// nothing is touched.
-fn learn_lags(table: &mut [Lags], outcome: f32, set: u128, then: u128) -> Largest {
-    let mut largest = Largest::default();
-    // Bytes, since there are as many lanes as a byte has bits.
-    let lanes = set.to_le_bytes().into_iter().zip(then.to_le_bytes());
-    for (at, (lags, (set, then))) in (0..).zip(table.iter_mut().zip(lanes)) {
-        if set != 0 {
-            lags.learn(outcome, u32::from(set));
-        }
-        if then != 0 {
-            largest.add(at, lags.low(u32::from(then)));
-        }
-    }
-    largest
-}
-
-/// Each bit with its neighbours.
-fn smeared(set: u128) -> u128 {
-    set | set << 1 | set >> 1
 }
 
 /// 0, 1, 2, 3, then two for each power of two.

@@ -6,7 +6,7 @@
 use super::{BIN_S_MAX, BIN_S_MIN, COLD_PRICE_MAX, COLD_PRICE_MIN, Choice, KINDS_MAX, Model, Policy};
 
 /// The version of what [`Policy::save`] writes.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 const NAME: &[u8; 8] = b"poolplcy";
 /// More bins than pass in the life of anything: a count beyond it was not counted.
 pub(super) const BINS_MAX: u64 = 1 << 48;

@@ -4,7 +4,7 @@
 //! cold start. A generic shard is warm and can become any kind: meeting demand from it costs a part of a cold start, too.
 //! Of both, the number that is cheapest in expectation is held.
 
-use super::Forecast;
+use super::{COLD_PRICE_MAX, Forecast};
 use serde::{Deserialize, Serialize};
 
 /// The tiers beyond ready and cold, with what was measured for them.
@@ -49,6 +49,32 @@ impl Frozen {
 pub struct Generic {
     /// To turn it into the kind that is wanted, as a part of a cold start.
     pub cold_part: f64,
+}
+
+/// What one kind may want of generic shards that can become any of several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wants {
+    /// How many more shards of the kind are wanted than there are.
+    pub missing: Forecast,
+    /// What a cold start saves by a generic shard, in generic shards that are held for a bin.
+    pub saving: f64,
+}
+
+impl Generic {
+    /// How many generic shards to hold, at most `shards_max`, for kinds whose demands do not depend on each other.
+    ///
+    /// The n-th one is taken with the chance that at least n shards are missing, of whichever kinds. It saves what a cold
+    /// start of these kinds saves on average, weighed by how many of each are expected to be missing.
+    pub fn hold(wants: &[Wants], shards_max: u32) -> u32 {
+        let missing: f64 = wants.iter().map(|kind| kind.missing.mean()).sum();
+        let saved: f64 = wants.iter().map(|kind| kind.missing.mean() * kind.saving.max(0.0)).sum();
+        if missing <= 0.0 || saved <= 0.0 {
+            return 0;
+        }
+        // Where holding costs nothing, it saves without bound.
+        let saving = (saved / missing).min(COLD_PRICE_MAX);
+        Forecast::sum(wants.iter().map(|kind| kind.missing.clone()), shards_max).cheapest(saving)
+    }
 }
 
 /// After so many bins what was missed counts for a third.
@@ -128,6 +154,34 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn generic_shards_are_held_as_long_as_the_next_one_saves_more_than_it_costs() {
+        let kinds = [[0.3, 0.1], [0.5, 0.01], [0.02, 0.0]].map(|chances| Forecast::new((1..).zip(chances)));
+        let all = Forecast::sum(kinds.clone(), 256);
+        for saving in [0.1, 1.0, 5.0, 40.0, 1000.0] {
+            let wants: Vec<Wants> =
+                kinds.iter().map(|missing| Wants { missing: missing.clone(), saving }).collect();
+            let held = Generic::hold(&wants, 256);
+            let cost = |held| all.expected_idle(held) + saving * all.expected_cold(held);
+            let least = (0..8).map(cost).fold(f64::INFINITY, f64::min);
+            assert!(cost(held) < least + 1e-9, "{held} at {saving}");
+            assert_eq!(Generic::hold(&wants, 1), held.min(1));
+        }
+    }
+
+    #[test]
+    fn no_generic_shard_is_held_where_none_is_missing_or_nothing_is_saved() {
+        let sure = Forecast::new([(1, 1.0), (2, 0.9)]);
+        let wants = |missing: &Forecast, saving| Wants { missing: missing.clone(), saving };
+        assert_eq!(Generic::hold(&[], 9), 0);
+        assert_eq!(Generic::hold(&[wants(&Forecast::default(), 100.0)], 9), 0);
+        assert_eq!(Generic::hold(&[wants(&sure, 0.0), wants(&sure, -3.0)], 9), 0);
+        assert_eq!(Generic::hold(&[wants(&sure, 100.0)], 9), 2);
+        assert_eq!(Generic::hold(&[wants(&sure, f64::INFINITY)], 9), 2, "it costs nothing");
+        let dear = [wants(&sure, 100.0), wants(&Forecast::new([(1, 0.5)]), 0.0)];
+        assert!((1..=3).contains(&Generic::hold(&dear, 9)));
     }
 
     #[test]

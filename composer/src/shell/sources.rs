@@ -1,7 +1,7 @@
 //! Where shards come from besides their programs: spares of generic programs, and zygotes.
 //!
 //! A shard is taken from what is at hand: from its component's zygote if that is ready, from a spare that waits, else
-//! its program is started. A spare that was taken is replaced.
+//! its program is started. A spare that was taken is replaced. How many wait is the manifest's number or the scaler's.
 //!
 //! Invariant: nobody waits for a source that has failed. A launch waits for a zygote only while that starts for the
 //! first time, because it would take no longer by itself; when the zygote dies, what it owes is started cold. A source
@@ -29,6 +29,8 @@ pub(super) struct Spares {
     starting: Vec<ProcessId>,
     /// They wait, the oldest first.
     waiting: VecDeque<ProcessId>,
+    /// They were one too many and are being ended.
+    dismissed: Vec<ProcessId>,
     backoff: Backoff,
 }
 
@@ -61,14 +63,27 @@ pub(super) struct Sources {
     changed: bool,
 }
 
+impl Spares {
+    /// The next one that is too many: one that still starts, else the youngest.
+    fn dismiss(&mut self) -> Option<ProcessId> {
+        if self.starting.len() + self.waiting.len() <= self.wanted {
+            return None;
+        }
+        let spare = self.starting.pop().or_else(|| self.waiting.pop_back())?;
+        self.dismissed.push(spare);
+        Some(spare)
+    }
+}
+
 impl Sources {
     /// `paths` are those of the generic programs.
     pub(super) fn new(application: &Application, paths: Vec<PathBuf>) -> Self {
         let spares = application.generics.iter().zip(paths).map(|(generic, path)| Spares {
             path,
-            wanted: generic.spares as usize,
+            wanted: generic.spares.first() as usize,
             starting: Vec::new(),
             waiting: VecDeque::new(),
+            dismissed: Vec::new(),
             backoff: Backoff::default(),
         });
         let ids = (0..application.components.len()).map(|at| ComponentId(at as u16));
@@ -90,6 +105,11 @@ impl Sources {
     /// Something of what is shown has changed.
     pub(super) fn show(&mut self) {
         self.changed = true;
+    }
+
+    /// So many spares of a generic program are to wait.
+    pub(super) fn want_spares(&mut self, generic: usize, wanted: u32) {
+        self.spares[generic].wanted = wanted as usize;
     }
 
     /// A shard ends that may still wait for its zygote.
@@ -117,7 +137,8 @@ impl Sources {
 }
 
 impl Shell {
-    /// Starts what is missing of spares and zygotes, as far as its back-off allows, and shows what there is.
+    /// Starts what is missing of spares and zygotes, as far as its back-off allows, ends spares that are too many, and
+    /// shows what there is.
     pub(super) fn keep_sources(&mut self) {
         if self.ending || self.launcher.is_none() {
             return;
@@ -129,6 +150,10 @@ impl Shell {
                 && self.sources.spares[at].backoff.is_over(now_ns)
             {
                 self.start_spare(at);
+            }
+            while let Some(spare) = self.sources.spares[at].dismiss() {
+                self.sources.changed = true;
+                self.processes.kill(spare);
             }
         }
         for at in 0..self.sources.zygotes.len() {
@@ -263,6 +288,9 @@ impl Shell {
     pub(super) fn heard_spare(&mut self, at: usize, process: ProcessId, message: FromShard) {
         let (name, spares) = (&self.inner.application.generics[at].name, &mut self.sources.spares[at]);
         self.sources.changed = true;
+        if spares.dismissed.contains(&process) {
+            return;
+        }
         match message {
             FromShard::Hello { .. } if spares.starting.contains(&process) => {
                 spares.starting.retain(|starting| *starting != process);
@@ -282,9 +310,13 @@ impl Shell {
 
     pub(super) fn spare_exited(&mut self, at: usize, process: ProcessId, lived_ns: u64, how: Exit) {
         let (name, spares) = (&self.inner.application.generics[at].name, &mut self.sources.spares[at]);
+        self.sources.changed = true;
+        if let Some(dismissed) = spares.dismissed.iter().position(|dismissed| *dismissed == process) {
+            spares.dismissed.swap_remove(dismissed);
+            return;
+        }
         spares.starting.retain(|starting| *starting != process);
         spares.waiting.retain(|waiting| *waiting != process);
-        self.sources.changed = true;
         let wait = spares.backoff.failed(clock::now_ns(), lived_ns);
         tracing::error!(generic = name, ?wait, "a spare {how}; another will be started");
     }

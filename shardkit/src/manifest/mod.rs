@@ -137,7 +137,8 @@
 //! | --- | --- | --- |
 //! | `program`, `args`, `env` | as above | as for a component |
 //! | `components` | required | what its processes can become; a component is in one generic program at most |
-//! | `spares` | `1` | how many processes wait, 0 to 256 |
+//! | `spares` | `"auto"` | how many processes wait: a number from 0 to 256, or `"auto"` for as many as the policy of `[pool]` chooses in each bin; one, without `[pool]` or with a policy that does not forecast |
+//! | `spares_max` | `16` | the most that the policy may choose, 0 to 256; only with `spares = "auto"` |
 //!
 //! `[composition.NAME]`, the kinds of session. Without any there is one, named `default`:
 //!

@@ -271,10 +271,13 @@ pub(super) struct Generic {
     /// What its processes can become.
     #[schemars(length(min = 1))]
     pub(super) components: At<Vec<At<String>>>,
-    /// How many processes wait.
-    #[serde(default = "one")]
+    /// How many processes wait: a number, or `auto` for as many as the policy of `[pool]` chooses in each bin.
+    #[serde(default = "auto")]
+    #[schemars(schema_with = "spares_schema")]
+    pub(super) spares: At<Amount>,
+    /// The most that the policy may choose. Only with `spares = "auto"`; the default is 16.
     #[schemars(range(min = 0, max = SPARES_MAX))]
-    pub(super) spares: At<Whole>,
+    pub(super) spares_max: Option<At<Whole>>,
 }
 
 /// An input. The short form is its type alone: `login = "Login"`.
@@ -377,6 +380,10 @@ fn whole(value: i64) -> At<Whole> {
 
 fn amount(text: &str) -> At<Amount> {
     At::nowhere(Amount::Text(text.to_owned()))
+}
+
+fn auto() -> At<Amount> {
+    amount("auto")
 }
 
 fn number(value: f64) -> At<Number> {
@@ -626,6 +633,10 @@ schema!(Output, "Output or destinations", inline: true, generator => {
 
 fn after_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["return", "scrub", "restart"] })
+}
+
+fn spares_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0, "maximum": SPARES_MAX }, { "const": "auto" }] })
 }
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {

@@ -219,6 +219,27 @@ fn after(raw: &At<String>) -> Result<After, Problem> {
     }
 }
 
+fn spares(raw: &raw::Generic) -> Result<Spares, Problem> {
+    let text = match &raw.spares.value {
+        raw::Amount::Number(number) => {
+            if let Some(max) = &raw.spares_max {
+                let what = format!("`spares_max` bounds what a policy chooses, but `spares` is {number}");
+                return Err(Problem::at(&max.span, what, "leave it out, or write `spares = \"auto\"`"));
+            }
+            let number = At::new(raw::Whole(*number), raw.spares.span.clone());
+            return Ok(Spares::Fixed(whole(&number, "spares", 0, SPARES_MAX.into())? as u32));
+        }
+        raw::Amount::Text(text) => text,
+    };
+    if text != "auto" {
+        let cure = format!("use a whole number from 0 to {SPARES_MAX}, or `auto`");
+        return Err(Problem::at(&raw.spares.span, format!("`spares` can't be `{text}`"), cure));
+    }
+    let max =
+        raw.spares_max.as_ref().map(|max| whole(max, "spares_max", 0, SPARES_MAX.into())).transpose()?;
+    Ok(Spares::Auto { max: max.map_or(SPARES_AUTO_MAX_DEFAULT, |max| max as u32) })
+}
+
 fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<Generic>, Problem> {
     if let Some((last, _)) = raw.0.last() {
         check_count(&last.span, raw.0.len(), GENERICS_MAX, "generic programs")?;
@@ -230,7 +251,7 @@ fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<
             name: name.value.clone(),
             program: program(&raw.program, &raw.args, &raw.env)?,
             components: Vec::new(),
-            spares: whole(&raw.spares, "spares", 0, SPARES_MAX.into())? as u32,
+            spares: spares(raw)?,
         };
         for component in &raw.components.value {
             let id = component_of(&generic, component, application)?;
