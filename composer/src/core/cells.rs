@@ -10,9 +10,11 @@
 //! room one node changes, however many cells it is in. Each node has a *rank*: how many idle shards a session
 //! would have to take on the best path from here down, or "blocked" where a shard has no room. Nodes lie in
 //! their parent's buckets by rank, those that changed last first: a node that was full a moment ago is the
-//! fullest that has room, and it is the first to be filled again.
+//! fullest that has room, and it is the first to be filled again. A node whose best path goes over a strained shard
+//! is strained, and lies behind all those of its bucket that are not: it is taken where no other of its rank is.
 //!
-//! Invariant: a node's rank follows from its own class and its children's ranks; a node has a cell below it.
+//! Invariant: a node's rank, and whether it is strained, follow from its own class and its children; a node has a
+//! cell below it.
 
 use super::list::{Linked, Links, List, NONE};
 use super::shards::Class;
@@ -32,6 +34,7 @@ struct Node {
     parent: u32,
     level: u16,
     rank: u16,
+    strained: bool,
     class: Class,
     /// For a leaf: how many wires of the cell are not up yet.
     missing: u32,
@@ -58,12 +61,24 @@ pub(super) struct Cells {
     /// `buckets[node * stride + rank]`: the children of a node by rank.
     buckets: Vec<List>,
     free: Vec<u32>,
+    /// How many nodes are strained.
+    strained: u32,
+}
+
+/// A set that was picked: what it would cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Picked {
+    /// So many of its shards are idle.
+    pub(super) idle: u16,
+    /// Some of them are strained.
+    pub(super) strained: bool,
 }
 
 impl Cells {
     pub(super) fn new(levels: usize) -> Self {
         let levels = u16::try_from(levels).expect("a composition has at most COMPONENTS_MAX components");
-        let mut cells = Self { levels, nodes: Vec::new(), buckets: Vec::new(), free: Vec::new() };
+        let mut cells =
+            Self { levels, nodes: Vec::new(), buckets: Vec::new(), free: Vec::new(), strained: 0 };
         cells.push_node();
         cells
     }
@@ -78,8 +93,8 @@ impl Cells {
         self.best(ROOT) != self.blocked()
     }
 
-    /// The best cell with room: its shards in the order of the levels, and how many of them are idle.
-    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<u16> {
+    /// The best cell with room: its shards in the order of the levels, and what they are.
+    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<Picked> {
         let idle = self.best(ROOT);
         if idle == self.blocked() {
             return None;
@@ -87,11 +102,12 @@ impl Cells {
         set.clear();
         let mut at = ROOT;
         let mut rank = idle;
+        let strained = self.first_is_strained(ROOT, idle);
         loop {
             at = self.bucket(at, rank).first().expect("a rank comes from a child");
             set.push(self.nodes[at as usize].shard);
             if set.len() == usize::from(self.levels) {
-                return Some(idle);
+                return Some(Picked { idle, strained });
             }
             rank = self.best(at);
         }
@@ -115,8 +131,18 @@ impl Cells {
         let rank = self.blocked();
         let node = &mut self.nodes[at as usize];
         let generation = node.generation;
-        *node =
-            Node { shard, parent, level, rank, class, missing: 0, cells: 0, generation, links: Links::ALONE };
+        *node = Node {
+            shard,
+            parent,
+            level,
+            rank,
+            strained: false,
+            class,
+            missing: 0,
+            cells: 0,
+            generation,
+            links: Links::ALONE,
+        };
         self.push(at);
         at
     }
@@ -141,6 +167,7 @@ impl Cells {
             self.nodes[at as usize].cells -= 1;
             if at != ROOT && self.nodes[at as usize].cells == 0 {
                 self.unlink(at);
+                self.set_strained(at, false);
                 self.nodes[at as usize].generation = self.nodes[at as usize].generation.wrapping_add(1);
                 self.free.push(at);
                 freed(at, shard);
@@ -165,7 +192,7 @@ impl Cells {
         node.generation == cell.generation && node.cells > 0
     }
 
-    /// The shard of a node has become idle, open or full.
+    /// The shard of a node has become idle, open, strained or full.
     pub(super) fn set_class(&mut self, at: u32, class: Class) {
         self.nodes[at as usize].class = class;
         self.refresh(at);
@@ -207,14 +234,23 @@ impl Cells {
             if node.class != class_of(node.shard) {
                 return Err(format!("node {at} has class {:?}, its shard has not", node.class));
             }
-            if node.rank != self.rank(at) {
-                return Err(format!("node {at} has rank {}, its children say {}", node.rank, self.rank(at)));
+            let (rank, strained) = self.rank(at);
+            if (node.rank, node.strained) != (rank, strained) {
+                return Err(format!("node {at} has rank {}, its children say {rank}", node.rank));
+            }
+            let bucket = self.bucket(node.parent, rank).iter(&self.nodes);
+            if !bucket.map(|n| self.nodes[n as usize].strained).is_sorted() {
+                return Err(format!("in the bucket of node {at} a strained one is before one that is not"));
             }
             let mut leaves = Vec::new();
             self.leaves_below(at, &mut leaves);
             if leaves.len() != node.cells as usize {
                 return Err(format!("node {at} counts {} cells and has {}", node.cells, leaves.len()));
             }
+        }
+        let strained = self.nodes.iter().filter(|n| n.strained).count();
+        if strained != self.strained as usize {
+            return Err(format!("{strained} nodes are strained, {} were counted", self.strained));
         }
         Ok(())
     }
@@ -243,6 +279,7 @@ impl Cells {
             parent: NONE,
             level: 0,
             rank: self.blocked(),
+            strained: false,
             class: Class::Full,
             missing: 0,
             cells: 0,
@@ -260,33 +297,54 @@ impl Cells {
         buckets.iter().position(|b| !b.is_empty()).map_or(self.blocked(), |rank| rank as u16)
     }
 
-    fn rank(&self, at: u32) -> u16 {
+    /// What a node's rank is to be, and whether it is to be strained.
+    fn rank(&self, at: u32) -> (u16, bool) {
         let node = &self.nodes[at as usize];
         if !node.class.has_room() || node.missing > 0 || node.cells == 0 {
-            return self.blocked();
+            return (self.blocked(), false);
         }
         let below = if self.is_leaf(at) { 0 } else { self.best(at) };
-        if below == self.blocked() { below } else { below + u16::from(node.class == Class::Idle) }
+        if below == self.blocked() {
+            return (below, false);
+        }
+        let strained =
+            node.class == Class::Strained || !self.is_leaf(at) && self.first_is_strained(at, below);
+        (below + u16::from(node.class == Class::Idle), strained)
+    }
+
+    /// Whether the best child of a node is strained, which is so only if all of its rank are.
+    fn first_is_strained(&self, at: u32, rank: u16) -> bool {
+        self.strained > 0 && self.bucket(at, rank).first().is_some_and(|n| self.nodes[n as usize].strained)
+    }
+
+    fn set_strained(&mut self, at: u32, strained: bool) {
+        let was = std::mem::replace(&mut self.nodes[at as usize].strained, strained);
+        self.strained = self.strained + u32::from(strained) - u32::from(was);
     }
 
     /// Brings the ranks from `at` up to the root into line.
     fn refresh(&mut self, mut at: u32) {
         while at != ROOT {
-            let rank = self.rank(at);
-            if rank == self.nodes[at as usize].rank {
+            let (rank, strained) = self.rank(at);
+            let node = &self.nodes[at as usize];
+            if (rank, strained) == (node.rank, node.strained) {
                 return;
             }
             self.unlink(at);
             self.nodes[at as usize].rank = rank;
+            self.set_strained(at, strained);
             self.push(at);
             at = self.nodes[at as usize].parent;
         }
     }
 
     fn push(&mut self, at: u32) {
-        let Node { parent, rank, .. } = self.nodes[at as usize];
+        let Node { parent, rank, strained, .. } = self.nodes[at as usize];
         let bucket = parent as usize * self.stride() + usize::from(rank);
-        self.buckets[bucket].push_first(&mut self.nodes, at);
+        match strained {
+            false => self.buckets[bucket].push_first(&mut self.nodes, at),
+            true => self.buckets[bucket].push_last(&mut self.nodes, at),
+        }
     }
 
     fn unlink(&mut self, at: u32) {
