@@ -292,6 +292,8 @@ pub struct ShardInfo {
     pub sessions: u32,
     /// How many it can hold.
     pub capacity: u32,
+    /// How much of its time it worked for them when that was last looked at, in thousandths; 0 before that.
+    pub load_permille: u32,
     /// Its process; 0 until it is known.
     pub pid: u32,
     /// How long it has been in its state.
@@ -472,6 +474,7 @@ impl Composer {
             state: view.state,
             sessions: view.sessions,
             capacity: view.capacity,
+            load_permille: view.load_permille,
             pid: view.pid,
             since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
         };

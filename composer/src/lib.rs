@@ -35,6 +35,7 @@ mod host;
 mod hub;
 mod inner;
 mod launcher;
+mod load;
 pub mod policy;
 mod processes;
 pub mod scaler;
