@@ -106,7 +106,7 @@ impl Core {
                 "{name}: sessions are miscounted"
             );
             ensure!(stock.room == all().map(|s| s.room()).sum::<u32>(), "{name}: room is miscounted");
-            let mut open = stock.open.iter(&self.shards.table).map(|s| self.shards.get(s).class.order());
+            let mut open = stock.open.iter(&self.shards.table).map(|s| self.shards.get(s).class);
             ensure!(open.by_ref().is_sorted(), "{name}: a strained shard is before one that is not");
             let idle: Vec<u64> =
                 stock.idle.iter(&self.shards.table).map(|s| self.shards.get(s).idle_ns).collect();

@@ -28,13 +28,41 @@ pub(super) struct CellRef {
     pub(super) generation: u32,
 }
 
+/// How many idle shards a path takes, and whether it takes a strained one: what is less is taken first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rank(u16);
+
+impl Rank {
+    const BEST: Rank = Rank(0);
+
+    fn new(idle: usize) -> Self {
+        Rank(2 * idle as u16)
+    }
+
+    /// The rank of the path that goes on from a shard of this class.
+    fn over(self, class: Class) -> Self {
+        match class {
+            Class::Idle => Rank(self.0 + 2),
+            Class::Strained => Rank(self.0 | 1),
+            _ => self,
+        }
+    }
+
+    fn idle(self) -> usize {
+        usize::from(self.0 / 2)
+    }
+
+    fn is_strained(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
 #[derive(Debug)]
 struct Node {
     shard: u32,
     parent: u32,
     level: u16,
-    rank: u16,
-    strained: bool,
+    rank: Rank,
     class: Class,
     /// For a leaf: how many wires of the cell are not up yet.
     missing: u32,
@@ -69,7 +97,7 @@ pub(super) struct Cells {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Picked {
     /// So many of its shards are idle.
-    pub(super) idle: u16,
+    pub(super) idle: usize,
     /// Some of them are strained.
     pub(super) strained: bool,
 }
@@ -95,19 +123,18 @@ impl Cells {
 
     /// The best cell with room: its shards in the order of the levels, and what they are.
     pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<Picked> {
-        let idle = self.best(ROOT);
-        if idle == self.blocked() {
+        let best = self.best(ROOT);
+        if best == self.blocked() {
             return None;
         }
         set.clear();
         let mut at = ROOT;
-        let mut rank = idle;
-        let strained = self.first_is_strained(ROOT, idle);
+        let mut rank = best;
         loop {
-            at = self.bucket(at, rank).first().expect("a rank comes from a child");
+            at = self.bucket(at, rank.idle()).first().expect("a rank comes from a child");
             set.push(self.nodes[at as usize].shard);
             if set.len() == usize::from(self.levels) {
-                return Some(Picked { idle, strained });
+                return Some(Picked { idle: best.idle(), strained: best.is_strained() });
             }
             rank = self.best(at);
         }
@@ -131,18 +158,8 @@ impl Cells {
         let rank = self.blocked();
         let node = &mut self.nodes[at as usize];
         let generation = node.generation;
-        *node = Node {
-            shard,
-            parent,
-            level,
-            rank,
-            strained: false,
-            class,
-            missing: 0,
-            cells: 0,
-            generation,
-            links: Links::ALONE,
-        };
+        *node =
+            Node { shard, parent, level, rank, class, missing: 0, cells: 0, generation, links: Links::ALONE };
         self.push(at);
         at
     }
@@ -167,7 +184,7 @@ impl Cells {
             self.nodes[at as usize].cells -= 1;
             if at != ROOT && self.nodes[at as usize].cells == 0 {
                 self.unlink(at);
-                self.set_strained(at, false);
+                self.strained -= u32::from(self.nodes[at as usize].rank.is_strained());
                 self.nodes[at as usize].generation = self.nodes[at as usize].generation.wrapping_add(1);
                 self.free.push(at);
                 freed(at, shard);
@@ -204,8 +221,8 @@ impl Cells {
             leaves.push(at);
             return;
         }
-        for rank in 0..=self.blocked() {
-            for child in self.bucket(at, rank).iter(&self.nodes) {
+        for idle in 0..self.stride() {
+            for child in self.bucket(at, idle).iter(&self.nodes) {
                 self.leaves_below(child, leaves);
             }
         }
@@ -234,12 +251,11 @@ impl Cells {
             if node.class != class_of(node.shard) {
                 return Err(format!("node {at} has class {:?}, its shard has not", node.class));
             }
-            let (rank, strained) = self.rank(at);
-            if (node.rank, node.strained) != (rank, strained) {
-                return Err(format!("node {at} has rank {}, its children say {rank}", node.rank));
+            if node.rank != self.rank(at) {
+                return Err(format!("node {at} has {:?}, its children say {:?}", node.rank, self.rank(at)));
             }
-            let bucket = self.bucket(node.parent, rank).iter(&self.nodes);
-            if !bucket.map(|n| self.nodes[n as usize].strained).is_sorted() {
+            let bucket = self.bucket(node.parent, node.rank.idle()).iter(&self.nodes);
+            if !bucket.map(|n| self.nodes[n as usize].rank.is_strained()).is_sorted() {
                 return Err(format!("in the bucket of node {at} a strained one is before one that is not"));
             }
             let mut leaves = Vec::new();
@@ -248,7 +264,7 @@ impl Cells {
                 return Err(format!("node {at} counts {} cells and has {}", node.cells, leaves.len()));
             }
         }
-        let strained = self.nodes.iter().filter(|n| n.strained).count();
+        let strained = self.nodes.iter().filter(|n| n.cells > 0 && n.rank.is_strained()).count();
         if strained != self.strained as usize {
             return Err(format!("{strained} nodes are strained, {} were counted", self.strained));
         }
@@ -260,12 +276,12 @@ impl Cells {
     }
 
     /// The rank of a node that no session can take.
-    fn blocked(&self) -> u16 {
-        self.levels + 1
+    fn blocked(&self) -> Rank {
+        Rank(2 * (self.levels + 1))
     }
 
-    fn bucket(&self, at: u32, rank: u16) -> &List {
-        &self.buckets[at as usize * self.stride() + usize::from(rank)]
+    fn bucket(&self, at: u32, idle: usize) -> &List {
+        &self.buckets[at as usize * self.stride() + idle]
     }
 
     fn is_leaf(&self, at: u32) -> bool {
@@ -279,7 +295,6 @@ impl Cells {
             parent: NONE,
             level: 0,
             rank: self.blocked(),
-            strained: false,
             class: Class::Full,
             missing: 0,
             cells: 0,
@@ -291,57 +306,47 @@ impl Cells {
     }
 
     /// The least rank among the children of a node.
-    fn best(&self, at: u32) -> u16 {
+    fn best(&self, at: u32) -> Rank {
         let from = at as usize * self.stride();
-        let buckets = &self.buckets[from..from + usize::from(self.blocked())];
-        buckets.iter().position(|b| !b.is_empty()).map_or(self.blocked(), |rank| rank as u16)
+        let buckets = &self.buckets[from..from + self.stride() - 1];
+        match buckets.iter().position(|b| !b.is_empty()) {
+            None => self.blocked(),
+            Some(idle) if self.strained == 0 => Rank::new(idle),
+            // The first of a bucket is strained only if all are.
+            Some(idle) => self.nodes[buckets[idle].first().expect("it is not empty") as usize].rank,
+        }
     }
 
-    /// What a node's rank is to be, and whether it is to be strained.
-    fn rank(&self, at: u32) -> (u16, bool) {
+    /// What a node's rank is to be.
+    fn rank(&self, at: u32) -> Rank {
         let node = &self.nodes[at as usize];
         if !node.class.has_room() || node.missing > 0 || node.cells == 0 {
-            return (self.blocked(), false);
+            return self.blocked();
         }
-        let below = if self.is_leaf(at) { 0 } else { self.best(at) };
-        if below == self.blocked() {
-            return (below, false);
-        }
-        let strained =
-            node.class == Class::Strained || !self.is_leaf(at) && self.first_is_strained(at, below);
-        (below + u16::from(node.class == Class::Idle), strained)
-    }
-
-    /// Whether the best child of a node is strained, which is so only if all of its rank are.
-    fn first_is_strained(&self, at: u32, rank: u16) -> bool {
-        self.strained > 0 && self.bucket(at, rank).first().is_some_and(|n| self.nodes[n as usize].strained)
-    }
-
-    fn set_strained(&mut self, at: u32, strained: bool) {
-        let was = std::mem::replace(&mut self.nodes[at as usize].strained, strained);
-        self.strained = self.strained + u32::from(strained) - u32::from(was);
+        let below = if self.is_leaf(at) { Rank::BEST } else { self.best(at) };
+        if below == self.blocked() { below } else { below.over(node.class) }
     }
 
     /// Brings the ranks from `at` up to the root into line.
     fn refresh(&mut self, mut at: u32) {
         while at != ROOT {
-            let (rank, strained) = self.rank(at);
-            let node = &self.nodes[at as usize];
-            if (rank, strained) == (node.rank, node.strained) {
+            let rank = self.rank(at);
+            let old = self.nodes[at as usize].rank;
+            if rank == old {
                 return;
             }
             self.unlink(at);
             self.nodes[at as usize].rank = rank;
-            self.set_strained(at, strained);
+            self.strained = self.strained + u32::from(rank.is_strained()) - u32::from(old.is_strained());
             self.push(at);
             at = self.nodes[at as usize].parent;
         }
     }
 
     fn push(&mut self, at: u32) {
-        let Node { parent, rank, strained, .. } = self.nodes[at as usize];
-        let bucket = parent as usize * self.stride() + usize::from(rank);
-        match strained {
+        let Node { parent, rank, .. } = self.nodes[at as usize];
+        let bucket = parent as usize * self.stride() + rank.idle();
+        match rank.is_strained() {
             false => self.buckets[bucket].push_first(&mut self.nodes, at),
             true => self.buckets[bucket].push_last(&mut self.nodes, at),
         }
@@ -349,7 +354,7 @@ impl Cells {
 
     fn unlink(&mut self, at: u32) {
         let Node { parent, rank, .. } = self.nodes[at as usize];
-        let bucket = parent as usize * self.stride() + usize::from(rank);
+        let bucket = parent as usize * self.stride() + rank.idle();
         self.buckets[bucket].remove(&mut self.nodes, at);
     }
 }

@@ -295,11 +295,14 @@ impl Core {
     /// A shard with room for `level` that is wired to its partners in the set, and is to be taken before the one that
     /// is there.
     fn open_shard_instead(&self, composition: u16, level: usize, set: &[u32]) -> Option<u32> {
-        let now = self.shards.get(set[level]).class.order();
+        let now = self.shards.get(set[level]).class;
+        if now == Class::Open {
+            return None;
+        }
         let level = &self.shape.compositions[usize::from(composition)].levels[level];
-        let order = |shard: u32| self.shards.get(shard).class.order();
+        let class = |shard: u32| self.shards.get(shard).class;
         let open = &self.shards.stock(level.component).open;
-        if open.first().is_none_or(|first| order(first) >= now) {
+        if open.first().is_none_or(|first| class(first) >= now) {
             return None;
         }
         let partners = || partners(level, set);
@@ -308,17 +311,17 @@ impl Core {
         match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
             Some(p) if self.shards.get(p).wire_count() < open.len() as usize => {
                 let is_open =
-                    |&s: &u32| s != NONE && self.shards.get(s).component == level.component && order(s) < now;
+                    |&s: &u32| s != NONE && self.shards.get(s).component == level.component && class(s) < now;
                 let mut strained = None;
                 for shard in self.shards.get(p).wires().map(|l| l.peer).filter(is_open).filter(fits) {
-                    if self.shards.get(shard).class == Class::Open {
+                    if class(shard) == Class::Open {
                         return Some(shard);
                     }
                     strained = strained.or(Some(shard));
                 }
                 strained
             }
-            _ => open.iter(&self.shards.table).take_while(|&s| order(s) < now).find(fits),
+            _ => open.iter(&self.shards.table).take_while(|&s| class(s) < now).find(fits),
         }
     }
 
@@ -362,7 +365,7 @@ impl Core {
         let usable =
             |&s: &u32| self.shards.get(s).component == level.component && self.shards.get(s).class.has_room();
         let mut candidates: Vec<u32> = peers.filter(usable).filter(fits).collect();
-        candidates.sort_by_key(|&s| self.shards.get(s).class.order());
+        candidates.sort_by_key(|&s| self.shards.get(s).class);
         candidates
     }
 
@@ -398,12 +401,14 @@ impl Core {
         let listed = |&s: &u32| {
             s != NONE && self.shards.get(s).component == level.component && self.shards.get(s).class == class
         };
-        let order = |shard: u32| self.shards.get(shard).class.order();
         let peers = partners(level, set).flat_map(|p| self.shards.get(p).wires().map(|l| l.peer));
         let front = list.iter(&self.shards.table).take(WIRE_CANDIDATES_MAX);
         let missing =
             |shard: u32| partners(level, set).filter(|&p| self.link_between(shard, p).is_none()).count();
-        peers.filter(listed).chain(front).min_by_key(|&s| (order(s), missing(s), self.shards.get(s).room()))
+        peers
+            .filter(listed)
+            .chain(front)
+            .min_by_key(|&s| (self.shards.get(s).class, missing(s), self.shards.get(s).room()))
     }
 
     /// Makes the wires that a set lacks, and a cell of it. False if a shard has no link left.

@@ -12,16 +12,15 @@ use super::{LOAD_FULL_PERMILLE, LOAD_LIMIT_PERMILLE};
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a shard means to the next session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a shard means to the next session: those with room first, in the order in which they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// It takes sessions and holds none.
-    Idle,
     /// It holds sessions and has room.
     Open,
-    /// It holds sessions and has places, but works so much for them that one more would be too much for it: it is
-    /// taken where no other open one is.
+    /// It holds sessions and has places, but works so much for them that one more would be too much for it.
     Strained,
+    /// It takes sessions and holds none.
+    Idle,
     /// It has no room.
     Full,
     /// It takes no sessions yet: it starts.
@@ -36,16 +35,7 @@ pub(super) enum Class {
 
 impl Class {
     pub(super) fn has_room(self) -> bool {
-        matches!(self, Class::Idle | Class::Open | Class::Strained)
-    }
-
-    /// In which order shards with room are taken: the least first.
-    pub(super) fn order(self) -> u8 {
-        match self {
-            Class::Open => 0,
-            Class::Strained => 1,
-            _ => 2,
-        }
+        self <= Class::Idle
     }
 }
 
