@@ -39,13 +39,10 @@ impl Rank {
         Rank(2 * idle as u16)
     }
 
-    /// The rank of the path that goes on from a shard of this class.
+    /// The rank of the path that begins with a shard of this class, which has room, and goes on like this.
     fn over(self, class: Class) -> Self {
-        match class {
-            Class::Idle => Rank(self.0 + 2),
-            Class::Strained => Rank(self.0 | 1),
-            _ => self,
-        }
+        let class = class as u16;
+        Rank(self.0 + (class & 2) | class & 1)
     }
 
     fn idle(self) -> usize {
@@ -93,15 +90,6 @@ pub(super) struct Cells {
     strained: u32,
 }
 
-/// A set that was picked: what it would cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Picked {
-    /// So many of its shards are idle.
-    pub(super) idle: usize,
-    /// Some of them are strained.
-    pub(super) strained: bool,
-}
-
 impl Cells {
     pub(super) fn new(levels: usize) -> Self {
         let levels = u16::try_from(levels).expect("a composition has at most COMPONENTS_MAX components");
@@ -121,8 +109,8 @@ impl Cells {
         self.best(ROOT) != self.blocked()
     }
 
-    /// The best cell with room: its shards in the order of the levels, and what they are.
-    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<Picked> {
+    /// The best cell with room: its shards in the order of the levels, and whether none of them is idle or strained.
+    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<bool> {
         let best = self.best(ROOT);
         if best == self.blocked() {
             return None;
@@ -134,7 +122,7 @@ impl Cells {
             at = self.bucket(at, rank.idle()).first().expect("a rank comes from a child");
             set.push(self.nodes[at as usize].shard);
             if set.len() == usize::from(self.levels) {
-                return Some(Picked { idle: best.idle(), strained: best.is_strained() });
+                return Some(best == Rank::BEST);
             }
             rank = self.best(at);
         }
@@ -312,9 +300,15 @@ impl Cells {
         match buckets.iter().position(|b| !b.is_empty()) {
             None => self.blocked(),
             Some(idle) if self.strained == 0 => Rank::new(idle),
-            // The first of a bucket is strained only if all are.
-            Some(idle) => self.nodes[buckets[idle].first().expect("it is not empty") as usize].rank,
+            Some(idle) => self.best_of(&buckets[idle]),
         }
+    }
+
+    /// The first of a bucket is strained only if all are. Cold: as a rule nobody is.
+    #[cold]
+    #[inline(never)]
+    fn best_of(&self, bucket: &List) -> Rank {
+        self.nodes[bucket.first().expect("it is not empty") as usize].rank
     }
 
     /// What a node's rank is to be.
@@ -337,19 +331,34 @@ impl Cells {
             }
             self.unlink(at);
             self.nodes[at as usize].rank = rank;
-            self.strained = self.strained + u32::from(rank.is_strained()) - u32::from(old.is_strained());
-            self.push(at);
+            if rank.is_strained() || old.is_strained() {
+                self.push_strained(at, old);
+            } else {
+                self.push(at);
+            }
             at = self.nodes[at as usize].parent;
         }
     }
 
+    /// Puts a node that is not strained first among those of its rank.
     fn push(&mut self, at: u32) {
         let Node { parent, rank, .. } = self.nodes[at as usize];
         let bucket = parent as usize * self.stride() + rank.idle();
-        match rank.is_strained() {
-            false => self.buckets[bucket].push_first(&mut self.nodes, at),
-            true => self.buckets[bucket].push_last(&mut self.nodes, at),
+        self.buckets[bucket].push_first(&mut self.nodes, at);
+    }
+
+    /// Puts a node that is strained, or was when its rank was `old`, where it belongs.
+    #[cold]
+    #[inline(never)]
+    fn push_strained(&mut self, at: u32, old: Rank) {
+        let Node { parent, rank, .. } = self.nodes[at as usize];
+        self.strained -= u32::from(old.is_strained());
+        if !rank.is_strained() {
+            return self.push(at);
         }
+        self.strained += 1;
+        let bucket = parent as usize * self.stride() + rank.idle();
+        self.buckets[bucket].push_last(&mut self.nodes, at);
     }
 
     fn unlink(&mut self, at: u32) {

@@ -15,7 +15,7 @@
 //! the average, would take it beyond `LOAD_LIMIT_PERMILLE` is *strained*: it is taken only where no other open shard
 //! fits. Load orders the open ones, no more: a strained shard has room, so it still goes before an idle one.
 
-use super::cells::{CellRef, Picked};
+use super::cells::CellRef;
 use super::event::{CompositionId, Effect, RequestId};
 use super::list::{List, NONE};
 use super::refusal::Refusal;
@@ -265,8 +265,7 @@ impl Core {
         let found = picked.is_some()
             || self.missing_component(composition).is_none() && self.search_set(composition, &mut set);
         // A set without an idle or a strained shard cannot be improved.
-        let best = Picked { idle: 0, strained: false };
-        let improved = found && picked != Some(best) && self.improve(composition, &mut set);
+        let improved = found && picked != Some(true) && self.improve(composition, &mut set);
         if improved || found && picked.is_none() {
             self.add_cell(composition, &set, 0);
         }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
     /// It holds sessions and has room.
-    Open,
+    Open = 0,
     /// It holds sessions and has places, but works so much for them that one more would be too much for it.
     Strained,
     /// It takes sessions and holds none.
@@ -137,6 +137,9 @@ impl Shard {
     /// Whether one session more would take it beyond [`LOAD_LIMIT_PERMILLE`], if it costs as much as those that it
     /// held when its load was reported did on the average.
     pub(super) fn is_strained(&self) -> bool {
+        if self.load_permille == 0 {
+            return false;
+        }
         let next = self.holders.len() as u64 + 1;
         u64::from(self.load_permille) * next > u64::from(LOAD_LIMIT_PERMILLE) * u64::from(self.load_sessions)
     }
@@ -401,7 +404,7 @@ impl Shards {
         let moved = shard.holders.get(place as usize).copied();
         if shard.holders.is_empty() {
             shard.idle_ns = now_ns;
-            (shard.load_permille, shard.load_sessions) = (0, 0);
+            shard.load_permille = 0;
         }
         let stock = &mut self.stocks[usize::from(shard.component)];
         stock.room += u32::from(shard.takes_sessions());
