@@ -559,8 +559,7 @@ impl Composer {
     pub fn explain(&self, session: SessionId) -> Option<SessionExplanation> {
         let inner = self.inner();
         let hub = inner.lock();
-        let price = hub.scaler.as_ref().map(Scaler::waiting_second);
-        explain::session(&hub.core, &inner.application, session, clock::now_ns(), price)
+        explain::session(&hub.core, &inner.application, session, clock::now_ns(), hub.scaler.as_ref())
     }
 
     /// Why each pool has the size it has, in the manifest's order.
@@ -568,11 +567,9 @@ impl Composer {
         let (inner, now_ns) = (self.inner(), clock::now_ns());
         let hub = inner.lock();
         let components = inner.application.components.iter().enumerate();
-        let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, component)| {
+        let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, _)| {
             let id = ComponentId(at as u16);
-            let why = hub.scaler.as_ref().and_then(|scaler| scaler.why(id));
-            let why = why.unwrap_or_else(|| format!("the manifest keeps {} warm", component.shards.warm));
-            explain::pool(&hub.core, &inner.application, id, now_ns, why)
+            explain::pool(&hub.core, &inner.application, id, now_ns, hub.scaler.as_ref())
         });
         pools.collect()
     }

@@ -47,7 +47,9 @@ pub use composer::{
     StartError,
 };
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
-pub use explain::{DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation};
+pub use explain::{
+    DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation, StepExplanation,
+};
 pub use hub::Ending;
 pub use inner::{STARTS_MAX, Source, Start};
 pub use launcher::{LauncherError, take_over};

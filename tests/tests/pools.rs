@@ -179,3 +179,34 @@ fn sessions_go_to_the_shard_that_has_less_to_do_though_another_was_to_be_filled_
     let calm = || composer.shards().into_iter().all(|info| info.load_permille < LOAD_LIMIT_PERMILLE / 2);
     wait_until("it is seen that nobody works any more", calm);
 }
+
+#[test]
+fn each_step_of_a_composition_is_told_with_its_time_and_its_cost() {
+    let _alone = alone();
+    let extra = "warm = 0\nmax = 1\nscale_down_delay_ms = 100\nmemory = \"1GiB\"";
+    let prices = "prices = { core_hour = 0, gib_hour = 3600, waiting_second = 5 }";
+    let text = manifest_text(misfit(), &["echo"], extra) + "[pool]\npolicy = \"reactive\"\n" + prices;
+    let composer = start(misfit(), &text);
+    let session = composer.compose("echo").unwrap();
+    let told = composer.explain(session.id()).expect("it was composed");
+    let steps: Vec<&str> = told.steps.iter().map(|step| step.what.as_str()).collect();
+    let start = "start of shard 0 of echo, from tier cold";
+    assert_eq!(steps, ["claim", start, "wiring", "opening"], "{told}");
+    let [claim, start, wiring, opening] = &told.steps[..] else { unreachable!() };
+    assert!(start.began_us >= claim.began_us && start.took_us <= claim.took_us + wiring.took_us, "{told}");
+    let costs = [claim, start, wiring, opening].map(|step| step.cost.expect("there are prices"));
+    // A shard that holds a gibibyte costs 1 a second, a user who waits 5.
+    let [held, waits] = [start.took_us / 1e6, (claim.took_us + wiring.took_us + opening.took_us) * 5.0 / 1e6];
+    assert!((costs[1] - held).abs() < 1e-9 && (told.waiting_cost.unwrap() - waits).abs() < 1e-6, "{told}");
+    assert!((told.cost.unwrap() - costs.iter().sum::<f64>()).abs() < 1e-9, "{told}");
+    assert!((told.cost.unwrap() - held - waits).abs() < 1e-6, "{told}");
+    let id = session.id();
+    assert!(session.end(PATIENCE));
+    wait_until("it has ended", || composer.shards().is_empty());
+    let pool = composer.explain_pools().remove(0);
+    let what = |of: &str| pool.latest.iter().any(|deed| deed.what.contains(of));
+    assert!(what("launched: 1 waiting") && what("asked to end: not needed for 0.1 s"), "{pool}");
+    assert!(what(&format!("returned: {id}, the last session that it held, is over")), "{pool}");
+    let launched = pool.latest.iter().find(|deed| deed.what.contains("from tier cold"));
+    assert_eq!(launched.and_then(|deed| deed.cost), pool.starts[0].cost, "{pool}");
+}

@@ -331,7 +331,7 @@ impl Core {
     }
 
     /// A shard holds no session any more: it may have had its turn.
-    pub(super) fn emptied(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+    pub(super) fn emptied(&mut self, now_ns: u64, at: u32, last: SessionId, effects: &mut Vec<Effect>) {
         let shard = self.shards.get(at);
         if shard.class == Class::Leaving {
             self.stop(now_ns, at, Why::Drained, effects);
@@ -342,6 +342,8 @@ impl Core {
             && self.shape.components[usize::from(shard.component)].restarts
         {
             self.stop(now_ns, at, Why::Restart, effects);
+        } else if shard.class == Class::Idle {
+            self.note_return(now_ns, at, last);
         }
     }
 

@@ -14,6 +14,8 @@ use std::fmt;
 pub const DEEDS_MAX: usize = 16_384;
 /// So many sessions are remembered, those that are over included.
 pub const COMPOSED_MAX: usize = 4_096;
+/// So many returns of shards to their pools are remembered.
+pub const RETURNS_MAX: usize = 4_096;
 /// So many shards of remembered sessions are.
 pub const COMPOSED_SHARDS_MAX: usize = 8 * COMPOSED_MAX;
 
@@ -72,6 +74,8 @@ pub enum Deed {
     Frozen(Why),
     /// It was thawed.
     Thawed(Why),
+    /// It returned to its pool: the last session that it held is over.
+    Returned(SessionId),
     /// It takes no more sessions, and ends when those that it holds are over.
     Draining,
     /// It was asked to end.
@@ -102,6 +106,9 @@ impl fmt::Display for Deed {
             }
             Deed::Frozen(why) => write!(f, "frozen: {why}"),
             Deed::Thawed(why) => write!(f, "thawed: {why}"),
+            Deed::Returned(session) => {
+                write!(f, "returned: {session}, the last session that it held, is over")
+            }
             Deed::Draining => f.write_str("takes no more sessions: it is drained"),
             Deed::Stopped(why) => write!(f, "asked to end: {why}"),
             Deed::Killed(reason) => write!(f, "killed: it {reason}"),
@@ -140,6 +147,10 @@ pub struct Composed {
     pub tier: Tier,
     /// How many sessions it held already.
     pub shared_with: u32,
+    /// When its launch began, or it was thawed; meant for a shard that was not ready.
+    pub began_ns: u64,
+    /// When it took sessions; for one that was thawed, when the session was ready.
+    pub came_ns: u64,
 }
 
 /// How a session came by its shards.
@@ -176,6 +187,8 @@ struct SessionRecord {
 #[derive(Debug)]
 pub(super) struct Records {
     deeds: VecDeque<Record>,
+    /// Apart from the others, which would be forgotten too soon if they were among so many.
+    returns: VecDeque<Record>,
     sessions: VecDeque<SessionRecord>,
     shards: VecDeque<Composed>,
     /// How many shards were noted before the first that is still there.
@@ -186,6 +199,7 @@ impl Default for Records {
     fn default() -> Self {
         Self {
             deeds: VecDeque::with_capacity(DEEDS_MAX),
+            returns: VecDeque::with_capacity(RETURNS_MAX),
             sessions: VecDeque::with_capacity(COMPOSED_MAX),
             shards: VecDeque::with_capacity(COMPOSED_SHARDS_MAX),
             shards_gone: 0,
@@ -210,6 +224,13 @@ impl Core {
         push(&mut self.records.deeds, DEEDS_MAX, Record { at_ns, component, shard, deed });
     }
 
+    /// Notes that a shard holds no session any more, `session` being the last.
+    pub(super) fn note_return(&mut self, at_ns: u64, at: u32, session: SessionId) {
+        let (component, shard) = (self.shards.component_id(at), Some(self.shards.get(at).id));
+        let deed = Deed::Returned(session);
+        push(&mut self.records.returns, RETURNS_MAX, Record { at_ns, component, shard, deed });
+    }
+
     /// Notes something of a component.
     pub(super) fn note_component(&mut self, at_ns: u64, component: u16, deed: Deed) {
         let component = ComponentId(component);
@@ -224,11 +245,17 @@ impl Core {
         let mut count = 0;
         for member in self.sessions.members(session) {
             let shard = self.shards.get(member.shard);
+            let (began_ns, came_ns) = match member.tier {
+                Tier::Frozen => (shard.thawed_ns, ready_ns),
+                _ => (shard.launched_ns, shard.ready_ns),
+            };
             let composed = Composed {
                 shard: member.id,
                 component: ComponentId(shard.component),
                 tier: member.tier,
                 shared_with: shard.holders.len() as u32 - 1,
+                began_ns,
+                came_ns,
             };
             records.shards_gone += u64::from(push(&mut records.shards, COMPOSED_SHARDS_MAX, composed));
             count += 1;
@@ -244,7 +271,12 @@ impl Core {
         push(&mut records.sessions, COMPOSED_MAX, record);
     }
 
-    /// What was done, the latest first.
+    /// Which shards returned to their pools, the latest first.
+    pub fn returns(&self) -> impl Iterator<Item = &Record> {
+        self.records.returns.iter().rev()
+    }
+
+    /// What was done besides, the latest first.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.deeds.iter().rev()
     }

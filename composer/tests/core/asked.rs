@@ -1,7 +1,6 @@
 //! What people ask of systems that hand out warm servers, each as a test. The numbers are issues of Agones.
 //!
-//! Shown elsewhere: no new shard while an open one has room (#3992), `promises.rs` and `packing.rs`; the order of those
-//! who wait (#2145), and the shards that scale-down takes (#2372, #2209), one case each, `promises.rs`.
+//! What is shown elsewhere stands with all the others in the table of SPECIFICATION.md, section Pools.
 
 use crate::application::{pair, single};
 use crate::rig::{MS, Rig};
@@ -212,6 +211,24 @@ fn no_warm_shards_at_all_are_allowed_and_none_is_where_it_returns_to() {
     }
     rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT);
     rig.core.check_empty().unwrap();
+}
+
+/// #3826.
+#[test]
+fn scale_down_waits_for_its_delay_and_a_new_peak_starts_it_again() {
+    let mut rig = Rig::new(&single(1, 1, 3));
+    let peak = |rig: &mut Rig| {
+        let requests: Vec<_> = (0..3).map(|_| rig.request(1_000)).collect();
+        requests.into_iter().for_each(|request| rig.end(rig.ready(request).unwrap()));
+    };
+    peak(&mut rig);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 1);
+    assert_eq!(rig.live(0).len(), 3, "the delay is not over");
+    peak(&mut rig);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 1);
+    assert_eq!(rig.live(0).len(), 3, "it began again with the new peak");
+    rig.pass_ms(1);
+    assert_eq!(rig.live(0).len(), 1);
 }
 
 /// #2114. A session weighs what it uses: a shard that has much to do for few sessions is as good as full.
