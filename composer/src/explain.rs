@@ -11,7 +11,7 @@ use std::fmt;
 
 /// So many of a pool's latest deeds are told …
 const LATEST_MAX: usize = 40;
-/// … so many of them returns of shards, of which there is one a session.
+/// … so many of them returns of shards that are idle.
 const RETURNS_TOLD_MAX: usize = 10;
 
 /// Why a session got its shards.
@@ -231,7 +231,8 @@ pub(crate) fn pool(
     let starts = Tier::ALL.into_iter().zip(costs).filter(|(_, cost)| cost.count > 0);
     let ms = |ns: u64| ns as f64 / 1e6;
     let of_pool = |record: &&Record| record.component == component;
-    let mut deeds: Vec<&Record> = core.returns().filter(of_pool).take(RETURNS_TOLD_MAX).collect();
+    let mut deeds: Vec<Record> = core.returns(component).collect();
+    deeds.drain(..deeds.len().saturating_sub(RETURNS_TOLD_MAX));
     deeds.extend(core.records().filter(of_pool).take(LATEST_MAX));
     deeds.sort_by_key(|record| std::cmp::Reverse(record.at_ns));
     deeds.truncate(LATEST_MAX);

@@ -42,7 +42,7 @@ impl Rank {
     /// The rank of the path that begins with a shard of this class, which has room, and goes on like this.
     fn over(self, class: Class) -> Self {
         let class = class as u16;
-        Rank(self.0 + (class & 2) | class & 1)
+        Rank((self.0 + (class & 2)) | (class & 1))
     }
 
     fn idle(self) -> usize {

@@ -33,9 +33,7 @@ mod wires;
 pub use event::{
     CompositionId, Effect, End, Event, Exit, KillReason, RequestId, Route, Tier, Tiers, WireEnd, WireId,
 };
-pub use record::{
-    COMPOSED_MAX, COMPOSED_SHARDS_MAX, Composed, DEEDS_MAX, Deed, Explanation, RETURNS_MAX, Record, Why,
-};
+pub use record::{COMPOSED_MAX, COMPOSED_SHARDS_MAX, Composed, DEEDS_MAX, Deed, Explanation, Record, Why};
 pub use refusal::{Death, Loss, Name, Refusal};
 pub use sessions::SessionState;
 pub use shards::{ShardState, StartCost};

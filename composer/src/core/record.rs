@@ -6,6 +6,7 @@
 use super::Core;
 use super::event::{CompositionId, Exit, KillReason, RequestId, Tier};
 use super::refusal::Death;
+use super::shards::Class;
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,8 +15,6 @@ use std::fmt;
 pub const DEEDS_MAX: usize = 16_384;
 /// So many sessions are remembered, those that are over included.
 pub const COMPOSED_MAX: usize = 4_096;
-/// So many returns of shards to their pools are remembered.
-pub const RETURNS_MAX: usize = 4_096;
 /// So many shards of remembered sessions are.
 pub const COMPOSED_SHARDS_MAX: usize = 8 * COMPOSED_MAX;
 
@@ -187,8 +186,6 @@ struct SessionRecord {
 #[derive(Debug)]
 pub(super) struct Records {
     deeds: VecDeque<Record>,
-    /// Apart from the others, which would be forgotten too soon if they were among so many.
-    returns: VecDeque<Record>,
     sessions: VecDeque<SessionRecord>,
     shards: VecDeque<Composed>,
     /// How many shards were noted before the first that is still there.
@@ -199,7 +196,6 @@ impl Default for Records {
     fn default() -> Self {
         Self {
             deeds: VecDeque::with_capacity(DEEDS_MAX),
-            returns: VecDeque::with_capacity(RETURNS_MAX),
             sessions: VecDeque::with_capacity(COMPOSED_MAX),
             shards: VecDeque::with_capacity(COMPOSED_SHARDS_MAX),
             shards_gone: 0,
@@ -224,11 +220,23 @@ impl Core {
         push(&mut self.records.deeds, DEEDS_MAX, Record { at_ns, component, shard, deed });
     }
 
-    /// Notes that a shard holds no session any more, `session` being the last.
-    pub(super) fn note_return(&mut self, at_ns: u64, at: u32, session: SessionId) {
-        let (component, shard) = (self.shards.component_id(at), Some(self.shards.get(at).id));
-        let deed = Deed::Returned(session);
-        push(&mut self.records.returns, RETURNS_MAX, Record { at_ns, component, shard, deed });
+    /// Notes the last return of a shard that leaves its pool. Those before it are forgotten: there is one a session.
+    pub(super) fn note_return(&mut self, at: u32) {
+        if let Some(record) = self.return_of(at) {
+            push(&mut self.records.deeds, DEEDS_MAX, record);
+            self.shards.get_mut(at).last_session = SessionId::NONE;
+        }
+    }
+
+    /// The last return of an idle shard, unless it held no session since it came or was thawed.
+    fn return_of(&self, at: u32) -> Option<Record> {
+        let shard = self.shards.get(at);
+        (shard.class == Class::Idle && !shard.last_session.is_none()).then(|| Record {
+            at_ns: shard.idle_ns,
+            component: self.shards.component_id(at),
+            shard: Some(shard.id),
+            deed: Deed::Returned(shard.last_session),
+        })
     }
 
     /// Notes something of a component.
@@ -271,12 +279,14 @@ impl Core {
         push(&mut records.sessions, COMPOSED_MAX, record);
     }
 
-    /// Which shards returned to their pools, the latest first.
-    pub fn returns(&self) -> impl Iterator<Item = &Record> {
-        self.records.returns.iter().rev()
+    /// The last returns of the shards of a component that are idle, the latest last.
+    pub fn returns(&self, component: ComponentId) -> impl Iterator<Item = Record> {
+        let stock = self.shards.stocks.get(usize::from(component.0));
+        let idle = stock.into_iter().flat_map(|stock| stock.idle.iter(&self.shards.table));
+        idle.filter_map(|at| self.return_of(at))
     }
 
-    /// What was done besides, the latest first.
+    /// What was done, the latest first; the return of a shard with what it was that ended its time in the pool.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.deeds.iter().rev()
     }

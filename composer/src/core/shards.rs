@@ -9,7 +9,7 @@ use super::list::{Linked, Links, List, NONE};
 use super::refusal::Death;
 use super::shape::Shape;
 use super::{LOAD_FULL_PERMILLE, LOAD_LIMIT_PERMILLE};
-use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a shard means to the next session: those with room first, in the order in which they are taken.
@@ -98,6 +98,8 @@ pub(super) struct Shard {
     pub(super) thawed_ns: u64,
     /// Whether it has held a session.
     pub(super) used: bool,
+    /// The last session that it held, once it is idle.
+    pub(super) last_session: SessionId,
     /// How much of its time it worked when that was last reported, in thousandths …
     pub(super) load_permille: u32,
     /// … and for how many sessions. It counts until the shard is idle.
@@ -334,6 +336,7 @@ impl Shards {
             ready_ns: u64::MAX,
             thawed_ns: 0,
             used: false,
+            last_session: SessionId::NONE,
             load_permille: 0,
             load_sessions: 0,
             at_component: stock.shards.len() as u32,
