@@ -295,6 +295,8 @@ pub struct ShardInfo {
     pub sessions: u32,
     /// How many it can hold.
     pub capacity: u32,
+    /// How much of its time it worked for them when that was last looked at, in thousandths; 0 before that.
+    pub load_permille: u32,
     /// Its process; 0 until it is known.
     pub pid: u32,
     /// How long it has been in its state.
@@ -468,6 +470,7 @@ impl Composer {
             state: view.state,
             sessions: view.sessions,
             capacity: view.capacity,
+            load_permille: view.load_permille,
             pid: view.pid,
             since: Duration::from_nanos(now_ns.saturating_sub(view.since_ns)),
         };
@@ -552,8 +555,7 @@ impl Composer {
     pub fn explain(&self, session: SessionId) -> Option<SessionExplanation> {
         let inner = self.inner();
         let hub = inner.lock();
-        let price = hub.scaler.as_ref().map(Scaler::waiting_second);
-        explain::session(&hub.core, &inner.application, session, clock::now_ns(), price)
+        explain::session(&hub.core, &inner.application, session, clock::now_ns(), hub.scaler.as_ref())
     }
 
     /// Why each pool has the size it has, in the manifest's order.
@@ -561,11 +563,9 @@ impl Composer {
         let (inner, now_ns) = (self.inner(), clock::now_ns());
         let hub = inner.lock();
         let components = inner.application.components.iter().enumerate();
-        let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, component)| {
+        let pools = components.filter(|(_, component)| component.program.is_some()).map(|(at, _)| {
             let id = ComponentId(at as u16);
-            let why = hub.scaler.as_ref().and_then(|scaler| scaler.why(id));
-            let why = why.unwrap_or_else(|| format!("the manifest keeps {} warm", component.shards.warm));
-            explain::pool(&hub.core, &inner.application, id, now_ns, why)
+            explain::pool(&hub.core, &inner.application, id, now_ns, hub.scaler.as_ref())
         });
         pools.collect()
     }

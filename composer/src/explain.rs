@@ -2,14 +2,17 @@
 //!
 //! Invariant: everything here is read from what the core noted when it decided; nothing is guessed afterwards.
 
-use crate::core::{Core, Deed, PoolView, SessionState, Tier, Tiers};
+use crate::core::{Composed, Core, Deed, PoolView, Record, SessionState, Tier, Tiers};
+use crate::scaler::Scaler;
 use serde::Serialize;
 use shard_runtime::id::{ComponentId, SessionId};
 use shardkit::application::Application;
 use std::fmt;
 
-/// So many of a pool's latest deeds are told.
+/// So many of a pool's latest deeds are told …
 const LATEST_MAX: usize = 40;
+/// … so many of them returns of shards that are idle.
+const RETURNS_TOLD_MAX: usize = 10;
 
 /// Why a session got its shards.
 #[derive(Clone, Debug, Serialize)]
@@ -30,10 +33,28 @@ pub struct SessionExplanation {
     pub opened_us: f64,
     /// What the wait cost, if the manifest has prices.
     pub waiting_cost: Option<f64>,
+    /// What all steps cost together, if the manifest has prices: the wait, and what was held while shards started.
+    pub cost: Option<f64>,
+    /// What was done, in order of its begin.
+    pub steps: Vec<StepExplanation>,
     /// From which tiers its shards came, in words.
     pub tiers: String,
     /// Its shards.
     pub shards: Vec<ShardExplanation>,
+}
+
+/// One step of composing a session. The start of a shard lies within the claim that waits for it, or began before.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepExplanation {
+    /// What was done, in words.
+    pub what: String,
+    /// When it began, from the request on, in microseconds; less than 0 for what had begun before.
+    pub began_us: f64,
+    /// How long it took, in microseconds.
+    pub took_us: f64,
+    /// What it cost, if the manifest has prices: of the claim, the wires and the opening, that the user waited; of a
+    /// shard's start, that all that the shard needs was held.
+    pub cost: Option<f64>,
 }
 
 /// Why a session got this shard.
@@ -91,6 +112,8 @@ pub struct StartExplanation {
     pub mean_ms: f64,
     /// The last one.
     pub last_ms: f64,
+    /// What it costs on the average to hold the shard meanwhile, if the manifest has prices.
+    pub cost: Option<f64>,
 }
 
 /// Something that was done.
@@ -102,6 +125,8 @@ pub struct DeedExplanation {
     pub shard: Option<u32>,
     /// What, and why.
     pub what: String,
+    /// What it cost, for a start, if the manifest has prices.
+    pub cost: Option<f64>,
 }
 
 fn seconds(from_ns: u64, to_ns: u64) -> f64 {
@@ -114,7 +139,7 @@ pub(crate) fn session(
     application: &Application,
     session: SessionId,
     now_ns: u64,
-    waiting_second: Option<f64>,
+    scaler: Option<&Scaler>,
 ) -> Option<SessionExplanation> {
     let told = core.explain(session)?;
     let mut tiers = Tiers::default();
@@ -141,6 +166,28 @@ pub(crate) fn session(
     let shards = shards.collect();
     let state = core.session(session).map(|view| view.state);
     let us = |from_ns, to_ns| seconds(from_ns, to_ns) * 1e6;
+    let waiting = |took_s: f64| scaler.map(|scaler| scaler.waiting_second() * took_s);
+    let step = |what: String, from_ns: u64, to_ns: u64, cost: Option<f64>| StepExplanation {
+        what,
+        began_us: (i128::from(from_ns) - i128::from(told.asked_ns)) as f64 / 1e3,
+        took_us: us(from_ns, to_ns),
+        cost,
+    };
+    let waited =
+        |what: &str, from_ns, to_ns| step(what.to_owned(), from_ns, to_ns, waiting(seconds(from_ns, to_ns)));
+    let started = |of: &Composed| {
+        let verb = if of.tier == Tier::Frozen { "thaw" } else { "start" };
+        let component = &application.component(of.component).name;
+        let what = format!("{verb} of shard {} of {component}, from tier {}", of.shard, of.tier);
+        let held = scaler.and_then(|scaler| scaler.shard_second(of.component));
+        let cost = held.map(|price| price * seconds(of.began_ns, of.came_ns));
+        step(what, of.began_ns, of.came_ns, cost)
+    };
+    let mut steps = vec![waited("claim", told.asked_ns, told.claimed_ns)];
+    steps.extend(told.shards.iter().filter(|of| of.tier != Tier::Ready).map(started));
+    steps.push(waited("wiring", told.claimed_ns, told.opened_ns));
+    steps.push(waited("opening", told.opened_ns, told.ready_ns));
+    steps.sort_by(|a, b| a.began_us.total_cmp(&b.began_us));
     Some(SessionExplanation {
         session: session.to_string(),
         composition: application.compositions[usize::from(told.composition.0)].name.clone(),
@@ -149,13 +196,15 @@ pub(crate) fn session(
         waited_us: us(told.asked_ns, told.claimed_ns),
         wired_us: us(told.claimed_ns, told.opened_ns),
         opened_us: us(told.opened_ns, told.ready_ns),
-        waiting_cost: waiting_second.map(|price| price * seconds(told.asked_ns, told.ready_ns)),
+        waiting_cost: waiting(seconds(told.asked_ns, told.ready_ns)),
+        cost: scaler.map(|_| steps.iter().filter_map(|step| step.cost).sum()),
+        steps,
         tiers: tiers.to_string(),
         shards,
     })
 }
 
-/// Why a pool has the size it has. `why` says it of its target.
+/// Why a pool has the size it has.
 ///
 /// # Panics
 /// If the application has no such component.
@@ -164,7 +213,7 @@ pub(crate) fn pool(
     application: &Application,
     component: ComponentId,
     now_ns: u64,
-    why: String,
+    scaler: Option<&Scaler>,
 ) -> PoolExplanation {
     let PoolView {
         target,
@@ -181,7 +230,17 @@ pub(crate) fn pool(
     } = core.pool(component).expect("a component of the application");
     let starts = Tier::ALL.into_iter().zip(costs).filter(|(_, cost)| cost.count > 0);
     let ms = |ns: u64| ns as f64 / 1e6;
-    let deeds = core.records().filter(|record| record.component == component).take(LATEST_MAX);
+    let of_pool = |record: &&Record| record.component == component;
+    let mut deeds: Vec<Record> = core.returns(component).collect();
+    deeds.drain(..deeds.len().saturating_sub(RETURNS_TOLD_MAX));
+    deeds.extend(core.records().filter(of_pool).take(LATEST_MAX));
+    deeds.sort_by_key(|record| std::cmp::Reverse(record.at_ns));
+    deeds.truncate(LATEST_MAX);
+    let price = scaler.and_then(|scaler| scaler.shard_second(component));
+    let start_cost = |took_ns: u64| price.map(|price| price * seconds(0, took_ns));
+    let why = scaler.and_then(|scaler| scaler.why(component)).unwrap_or_else(|| {
+        format!("the manifest keeps {} warm", application.component(component).shards.warm)
+    });
     let quarantined = core
         .records()
         .find(|r| r.component == component && matches!(r.deed, Deed::Quarantined(_) | Deed::Ready { .. }))
@@ -207,17 +266,25 @@ pub(crate) fn pool(
                 count: cost.count,
                 mean_ms: ms(cost.mean_ns),
                 last_ms: ms(cost.last_ns),
+                cost: start_cost(cost.mean_ns),
             })
             .collect(),
         held_up,
         latest: deeds
+            .into_iter()
             .map(|record| DeedExplanation {
                 ago_s: seconds(record.at_ns, now_ns),
                 shard: record.shard.map(|shard| shard.0),
                 what: record.deed.to_string(),
+                cost: if let Deed::Ready { took_ns, .. } = record.deed { start_cost(took_ns) } else { None },
             })
             .collect(),
     }
+}
+
+/// What something cost, for people, if that is known.
+fn cost(cost: Option<f64>) -> String {
+    cost.map(|cost| format!(", for {cost:.3e}")).unwrap_or_default()
 }
 
 impl fmt::Display for SessionExplanation {
@@ -235,6 +302,17 @@ impl fmt::Display for SessionExplanation {
             self.opened_us,
             self.waiting_cost.map(|cost| format!("; the wait cost {cost:.6}")).unwrap_or_default()
         )?;
+        writeln!(f, "  steps{}:", self.cost.map(|cost| format!(", {cost:.3e} in all")).unwrap_or_default())?;
+        for of in &self.steps {
+            writeln!(
+                f,
+                "    at {:>10.1} µs {:>10.1} µs  {}{}",
+                of.began_us,
+                of.took_us,
+                of.what,
+                cost(of.cost)
+            )?;
+        }
         writeln!(f, "  shards: {}", self.tiers)?;
         for of in &self.shards {
             writeln!(f, "    {:>5} {:<16} {:<8} {}", of.shard, of.component, of.tier, of.why)?;
@@ -261,8 +339,12 @@ impl fmt::Display for PoolExplanation {
         for of in &self.starts {
             writeln!(
                 f,
-                "  tier {:<8} {:>6} times, {:.2} ms on the average, {:.2} ms the last time",
-                of.tier, of.count, of.mean_ms, of.last_ms
+                "  tier {:<8} {:>6} times, {:.2} ms on the average{}, {:.2} ms the last time",
+                of.tier,
+                of.count,
+                of.mean_ms,
+                cost(of.cost),
+                of.last_ms
             )?;
         }
         if let Some(held_up) = &self.held_up {
@@ -270,7 +352,7 @@ impl fmt::Display for PoolExplanation {
         }
         for of in &self.latest {
             let shard = of.shard.map(|shard| format!("shard {shard}")).unwrap_or_default();
-            writeln!(f, "  {:>9.1} s ago  {shard:<11} {}", of.ago_s, of.what)?;
+            writeln!(f, "  {:>9.1} s ago  {shard:<11} {}{}", of.ago_s, of.what, cost(of.cost))?;
         }
         Ok(())
     }

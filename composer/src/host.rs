@@ -97,6 +97,16 @@ pub(crate) fn free_memory_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// The processor time that a process has had, in nanoseconds, to a hundredth of a second.
+pub(crate) fn processor_time_ns(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program, which comes before, may hold anything.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let (user, system) = (ticks()?, ticks()?);
+    Some((user + system).saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)))
+}
+
 /// The day of the week (0 is Monday) and the minute of the day, in UTC.
 pub(crate) fn time_of_week() -> (u8, u16) {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

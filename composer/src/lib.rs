@@ -36,6 +36,7 @@ mod host;
 mod hub;
 mod inner;
 mod launcher;
+mod load;
 pub mod policy;
 mod processes;
 pub mod scaler;
@@ -47,7 +48,9 @@ pub use composer::{
     StartError,
 };
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
-pub use explain::{DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation};
+pub use explain::{
+    DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation, StepExplanation,
+};
 pub use hub::Ending;
 pub use inner::{STARTS_MAX, Source, Start};
 pub use launcher::{LauncherError, take_over};

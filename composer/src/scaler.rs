@@ -251,6 +251,13 @@ impl Scaler {
         ))
     }
 
+    /// What it costs to hold a shard of a component for a second, all that it needs included.
+    pub fn shard_second(&self, component: ComponentId) -> Option<f64> {
+        let pool = self.pools.iter().find(|pool| pool.component == component)?;
+        let slot_hour = self.prices.slot_hour(&pool.needs).ok()?;
+        Some(slot_hour * f64::from(pool.capacity) / 3600.0)
+    }
+
     /// What a second of waiting costs.
     pub fn waiting_second(&self) -> f64 {
         self.prices.waiting_second

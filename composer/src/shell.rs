@@ -7,6 +7,7 @@
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` in the end, for every `Wire` one `Wired` or
 //! `WireFailed` unless one of its ends is gone.
 
+mod loads;
 mod sources;
 
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
@@ -17,6 +18,7 @@ use crate::host::{Cores, FreeRoom, free_memory_bytes, time_of_week};
 use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
+use crate::load::Gauge;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
 use crate::scaler::Scaler;
 use mio::unix::SourceFd;
@@ -61,6 +63,10 @@ struct Shard {
     core: Option<usize>,
     welcomed: bool,
     launched_ns: u64,
+    /// It may use the processor with nothing to do.
+    polls: bool,
+    /// Watches its load, while it has sessions.
+    gauge: Option<Gauge>,
 }
 
 /// A wire that waits for its ends to say that they have it.
@@ -90,6 +96,9 @@ pub(crate) struct Shell {
     cores: Cores,
     /// Whether some composition lets its sessions end when nobody uses them.
     has_idle_timeouts: bool,
+    /// Whether shards of some component may hold several sessions, and when their loads are looked at next.
+    has_shared_shards: bool,
+    loads_due_ns: u64,
     /// Where the scaler's memory is kept.
     history: Option<History>,
 }
@@ -126,10 +135,13 @@ impl Shell {
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
         let has_idle_timeouts = inner.application.compositions.iter().any(|c| c.idle_timeout_ms.is_some());
+        let has_shared_shards = inner.application.components.iter().any(|c| c.capacity > 1);
         let processes = Processes::new(poll.registry().try_clone()?);
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
+            has_shared_shards,
+            loads_due_ns: 0,
             history,
             inner,
             poll,
@@ -185,6 +197,7 @@ impl Shell {
     fn look_at_time(&mut self) {
         self.look_at_bin();
         self.look_for_idle_sessions();
+        self.look_at_loads();
         let due = self.inner.lock().core.next_deadline().is_some_and(|at| at <= clock::now_ns());
         if due {
             self.tell(Event::Tick);
@@ -286,6 +299,8 @@ impl Shell {
             core: self.cores.take(spec.needs.cores),
             welcomed: false,
             launched_ns: clock::now_ns(),
+            polls: true,
+            gauge: None,
         };
         self.shards.insert(shard, entry);
         if self.take_fork(shard, component) || self.take_spare(shard, component) {
@@ -474,6 +489,7 @@ impl Shell {
             shared_cores: self.cores.shared().iter().map(|core| *core as u32).collect(),
             spin_us: self.cores.spin_us(spec.wait, entry.core.is_some()),
         };
+        entry.polls = welcome.spin_us > 0;
         socket.send(&ToShard::Welcome(welcome), &[entry.bell.as_fd(), entry.stats.as_fd()])?;
 
         let rings = [CONTROL_RING_BYTES; 2];

@@ -79,6 +79,19 @@ fn demand_that_jumps_a_hundredfold_moves_a_pool_by_no_more_than_its_steps() {
     }
 }
 
+/// Agones #2379, through the manifest; the rule itself is `policy/limits.rs`'s.
+#[test]
+fn a_pools_buffer_is_the_largest_of_absolute_fraction_and_forecast() {
+    let limits = "capacity = 2\nwarm = 0\nmax = 100\nscale = { buffer = 3, fraction = 0.5 }";
+    let mut world = World::new("policy = \"keep-alive-2\"", limits);
+    assert_eq!(world.bin(0), 2, "three places, though nobody came");
+    assert_eq!(world.bin(4), 4, "4 in use and 3 more");
+    assert_eq!(world.bin(40), 30, "40 in use and half of that");
+    assert_eq!(world.bin(2), 20, "40 are forecast");
+    let mut world = World::new("policy = \"keep-alive-2\"", "warm = 0\nmax = 100");
+    assert_eq!(world.bin(0), 0, "zero is allowed (#1782)");
+}
+
 #[test]
 fn a_schedule_the_hosts_room_and_a_budget_bound_the_target() {
     let night = "scale = { schedule = [{ from = \"22:00\", to = \"06:00\", floor = 4, ceiling = 6 }] }";

@@ -207,10 +207,12 @@ impl Endpoint {
         if let Some(stats) = &self.desk.stats {
             stats.record(Timing::TickLate, tick.late_ns);
         }
+        let start_ns = self.desk.clock.now_ns();
         if let Err(error) = shard.on_tick(tick, &mut Context { desk: &mut self.desk }) {
             self.desk.count(Counter::HandlerErrors, 1);
             self.desk.end(SessionId::NONE, &error.to_string());
         }
+        self.desk.count(Counter::TicksNs, self.desk.clock.now_ns().saturating_sub(start_ns));
         self.desk.outbox.flush();
     }
 

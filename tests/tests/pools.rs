@@ -1,13 +1,14 @@
 //! Pools that follow demand, sessions that nobody uses and shards that are drained, with real processes.
 
-use shard_composer::core::{ShardState, Tier};
+use shard_composer::core::{LOAD_LIMIT_PERMILLE, ShardState, Tier};
 use shard_composer::{Composer, Ending, ReceiveError, Session};
 use shard_tests::{PATIENCE, manifest_text, ready_shard, start, wait_until};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn misfit() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_misfit"))
@@ -134,4 +135,78 @@ fn a_shard_that_dies_while_a_session_opens_costs_time_and_no_session() {
     wait_until("the session opens on it", || !composer.sessions().is_empty());
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     asker.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// As many sessions as it may hold are no more than it can do.
+#[test]
+fn sessions_go_to_the_shard_that_has_less_to_do_though_another_was_to_be_filled_first() {
+    let _alone = alone();
+    let composer = start(misfit(), &manifest_text(misfit(), &["echo"], "capacity = 4\nwarm = 2\nmax = 2"));
+    composer.wait_warm(PATIENCE).unwrap();
+    let of = |session: &Session| {
+        composer.sessions().into_iter().find(|info| info.id == session.id()).unwrap().shards[0]
+    };
+    let mut sessions = compose(&composer, 5);
+    let (busy, other) = (of(&sessions[0]), of(&sessions[4]));
+    assert!(busy != other && sessions[..4].iter().all(|session| of(session) == busy));
+    for session in sessions.drain(1..4) {
+        assert!(session.end(PATIENCE));
+    }
+    let ask = composer.output::<Bytes, Bytes>("echo").unwrap();
+    let (done, burning) = (AtomicBool::new(false), &sessions[0]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A failed assertion below ends it, too.
+            let start = Instant::now();
+            while !done.load(Ordering::Relaxed) && start.elapsed() < 3 * PATIENCE {
+                burning.send(&ask, &Bytes(b"burn".to_vec())).unwrap();
+                burning.receive(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+            }
+        });
+        let load = |id| composer.shards().into_iter().find(|info| info.id == id).unwrap().load_permille;
+        wait_until("it is seen that one of them works", || load(busy) > LOAD_LIMIT_PERMILLE / 2);
+        // It was full a moment ago, so without its load it would be the first to be filled again.
+        let next = compose(&composer, 3);
+        assert!(next.iter().all(|session| of(session) == other), "{} and {}", load(busy), load(other));
+        assert_eq!(
+            of(&compose(&composer, 1)[0]),
+            busy,
+            "the other one is full, and none more is to be opened"
+        );
+        done.store(true, Ordering::Relaxed);
+        drop(next);
+    });
+    let calm = || composer.shards().into_iter().all(|info| info.load_permille < LOAD_LIMIT_PERMILLE / 2);
+    wait_until("it is seen that nobody works any more", calm);
+}
+
+#[test]
+fn each_step_of_a_composition_is_told_with_its_time_and_its_cost() {
+    let _alone = alone();
+    let extra = "warm = 0\nmax = 1\nscale_down_delay_ms = 100\nmemory = \"1GiB\"";
+    let prices = "prices = { core_hour = 0, gib_hour = 3600, waiting_second = 5 }";
+    let text = manifest_text(misfit(), &["echo"], extra) + "[pool]\npolicy = \"reactive\"\n" + prices;
+    let composer = start(misfit(), &text);
+    let session = composer.compose("echo").unwrap();
+    let told = composer.explain(session.id()).expect("it was composed");
+    let steps: Vec<&str> = told.steps.iter().map(|step| step.what.as_str()).collect();
+    let start = "start of shard 0 of echo, from tier cold";
+    assert_eq!(steps, ["claim", start, "wiring", "opening"], "{told}");
+    let [claim, start, wiring, opening] = &told.steps[..] else { unreachable!() };
+    assert!(start.began_us >= claim.began_us && start.took_us <= claim.took_us + wiring.took_us, "{told}");
+    let costs = [claim, start, wiring, opening].map(|step| step.cost.expect("there are prices"));
+    // A shard that holds a gibibyte costs 1 a second, a user who waits 5.
+    let [held, waits] = [start.took_us / 1e6, (claim.took_us + wiring.took_us + opening.took_us) * 5.0 / 1e6];
+    assert!((costs[1] - held).abs() < 1e-9 && (told.waiting_cost.unwrap() - waits).abs() < 1e-6, "{told}");
+    assert!((told.cost.unwrap() - costs.iter().sum::<f64>()).abs() < 1e-9, "{told}");
+    assert!((told.cost.unwrap() - held - waits).abs() < 1e-6, "{told}");
+    let id = session.id();
+    assert!(session.end(PATIENCE));
+    wait_until("it has ended", || composer.shards().is_empty());
+    let pool = composer.explain_pools().remove(0);
+    let what = |of: &str| pool.latest.iter().any(|deed| deed.what.contains(of));
+    assert!(what("launched: 1 waiting") && what("asked to end: not needed for 0.1 s"), "{pool}");
+    assert!(what(&format!("returned: {id}, the last session that it held, is over")), "{pool}");
+    let launched = pool.latest.iter().find(|deed| deed.what.contains("from tier cold"));
+    assert_eq!(launched.and_then(|deed| deed.cost), pool.starts[0].cost, "{pool}");
 }

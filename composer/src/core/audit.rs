@@ -49,12 +49,14 @@ impl Core {
             ensure!(shard.in_use, "{id:?} is listed and not in use");
             ensure!(held <= shard.capacity, "{id:?} holds {held} sessions of at most {}", shard.capacity);
             let class = match shard.class {
-                Class::Idle | Class::Open | Class::Full if held == 0 => Class::Idle,
-                Class::Idle | Class::Open | Class::Full if held < shard.capacity => Class::Open,
-                Class::Idle | Class::Open | Class::Full => Class::Full,
-                other => other,
+                _ if !shard.takes_sessions() => shard.class,
+                _ if held == 0 => Class::Idle,
+                _ if held == shard.capacity => Class::Full,
+                _ if shard.is_strained() => Class::Strained,
+                _ => Class::Open,
             };
             ensure!(shard.class == class, "{id:?} is {:?} with {held} sessions", shard.class);
+            ensure!(held > 0 || shard.load_permille == 0, "{id:?} holds nothing and has a load");
             ensure!(shard.takes_sessions() || shard.nodes.is_empty(), "{id:?} is {class:?} and in a cell");
             ensure!(
                 shard.takes_sessions() || class == Class::Leaving || held == 0,
@@ -92,7 +94,7 @@ impl Core {
                 "{name}: idle ones are miscounted"
             );
             ensure!(
-                stock.open.len() == count(|s| s.class == Class::Open),
+                stock.open.len() == count(|s| matches!(s.class, Class::Open | Class::Strained)),
                 "{name}: open ones are miscounted"
             );
             ensure!(
@@ -104,6 +106,8 @@ impl Core {
                 "{name}: sessions are miscounted"
             );
             ensure!(stock.room == all().map(|s| s.room()).sum::<u32>(), "{name}: room is miscounted");
+            let mut open = stock.open.iter(&self.shards.table).map(|s| self.shards.get(s).class);
+            ensure!(open.by_ref().is_sorted(), "{name}: a strained shard is before one that is not");
             let idle: Vec<u64> =
                 stock.idle.iter(&self.shards.table).map(|s| self.shards.get(s).idle_ns).collect();
             ensure!(idle.is_sorted(), "{name}: the longest idle is not first");

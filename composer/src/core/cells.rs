@@ -10,9 +10,11 @@
 //! room one node changes, however many cells it is in. Each node has a *rank*: how many idle shards a session
 //! would have to take on the best path from here down, or "blocked" where a shard has no room. Nodes lie in
 //! their parent's buckets by rank, those that changed last first: a node that was full a moment ago is the
-//! fullest that has room, and it is the first to be filled again.
+//! fullest that has room, and it is the first to be filled again. A node whose best path goes over a strained shard
+//! is strained, and lies behind all those of its bucket that are not: it is taken where no other of its rank is.
 //!
-//! Invariant: a node's rank follows from its own class and its children's ranks; a node has a cell below it.
+//! Invariant: a node's rank, and whether it is strained, follow from its own class and its children; a node has a
+//! cell below it.
 
 use super::list::{Linked, Links, List, NONE};
 use super::shards::Class;
@@ -26,12 +28,38 @@ pub(super) struct CellRef {
     pub(super) generation: u32,
 }
 
+/// How many idle shards a path takes, and whether it takes a strained one: what is less is taken first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rank(u16);
+
+impl Rank {
+    const BEST: Rank = Rank(0);
+
+    fn new(idle: usize) -> Self {
+        Rank(2 * idle as u16)
+    }
+
+    /// The rank of the path that begins with a shard of this class, which has room, and goes on like this.
+    fn over(self, class: Class) -> Self {
+        let class = class as u16;
+        Rank((self.0 + (class & 2)) | (class & 1))
+    }
+
+    fn idle(self) -> usize {
+        usize::from(self.0 / 2)
+    }
+
+    fn is_strained(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
 #[derive(Debug)]
 struct Node {
     shard: u32,
     parent: u32,
     level: u16,
-    rank: u16,
+    rank: Rank,
     class: Class,
     /// For a leaf: how many wires of the cell are not up yet.
     missing: u32,
@@ -58,12 +86,15 @@ pub(super) struct Cells {
     /// `buckets[node * stride + rank]`: the children of a node by rank.
     buckets: Vec<List>,
     free: Vec<u32>,
+    /// How many nodes are strained.
+    strained: u32,
 }
 
 impl Cells {
     pub(super) fn new(levels: usize) -> Self {
         let levels = u16::try_from(levels).expect("a composition has at most COMPONENTS_MAX components");
-        let mut cells = Self { levels, nodes: Vec::new(), buckets: Vec::new(), free: Vec::new() };
+        let mut cells =
+            Self { levels, nodes: Vec::new(), buckets: Vec::new(), free: Vec::new(), strained: 0 };
         cells.push_node();
         cells
     }
@@ -78,20 +109,20 @@ impl Cells {
         self.best(ROOT) != self.blocked()
     }
 
-    /// The best cell with room: its shards in the order of the levels, and how many of them are idle.
-    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<u16> {
-        let idle = self.best(ROOT);
-        if idle == self.blocked() {
+    /// The best cell with room: its shards in the order of the levels, and whether none of them is idle or strained.
+    pub(super) fn pick(&self, set: &mut Vec<u32>) -> Option<bool> {
+        let best = self.best(ROOT);
+        if best == self.blocked() {
             return None;
         }
         set.clear();
         let mut at = ROOT;
-        let mut rank = idle;
+        let mut rank = best;
         loop {
-            at = self.bucket(at, rank).first().expect("a rank comes from a child");
+            at = self.bucket(at, rank.idle()).first().expect("a rank comes from a child");
             set.push(self.nodes[at as usize].shard);
             if set.len() == usize::from(self.levels) {
-                return Some(idle);
+                return Some(best == Rank::BEST);
             }
             rank = self.best(at);
         }
@@ -141,6 +172,7 @@ impl Cells {
             self.nodes[at as usize].cells -= 1;
             if at != ROOT && self.nodes[at as usize].cells == 0 {
                 self.unlink(at);
+                self.strained -= u32::from(self.nodes[at as usize].rank.is_strained());
                 self.nodes[at as usize].generation = self.nodes[at as usize].generation.wrapping_add(1);
                 self.free.push(at);
                 freed(at, shard);
@@ -165,7 +197,7 @@ impl Cells {
         node.generation == cell.generation && node.cells > 0
     }
 
-    /// The shard of a node has become idle, open or full.
+    /// The shard of a node has become idle, open, strained or full.
     pub(super) fn set_class(&mut self, at: u32, class: Class) {
         self.nodes[at as usize].class = class;
         self.refresh(at);
@@ -177,8 +209,8 @@ impl Cells {
             leaves.push(at);
             return;
         }
-        for rank in 0..=self.blocked() {
-            for child in self.bucket(at, rank).iter(&self.nodes) {
+        for idle in 0..self.stride() {
+            for child in self.bucket(at, idle).iter(&self.nodes) {
                 self.leaves_below(child, leaves);
             }
         }
@@ -208,13 +240,21 @@ impl Cells {
                 return Err(format!("node {at} has class {:?}, its shard has not", node.class));
             }
             if node.rank != self.rank(at) {
-                return Err(format!("node {at} has rank {}, its children say {}", node.rank, self.rank(at)));
+                return Err(format!("node {at} has {:?}, its children say {:?}", node.rank, self.rank(at)));
+            }
+            let bucket = self.bucket(node.parent, node.rank.idle()).iter(&self.nodes);
+            if !bucket.map(|n| self.nodes[n as usize].rank.is_strained()).is_sorted() {
+                return Err(format!("in the bucket of node {at} a strained one is before one that is not"));
             }
             let mut leaves = Vec::new();
             self.leaves_below(at, &mut leaves);
             if leaves.len() != node.cells as usize {
                 return Err(format!("node {at} counts {} cells and has {}", node.cells, leaves.len()));
             }
+        }
+        let strained = self.nodes.iter().filter(|n| n.cells > 0 && n.rank.is_strained()).count();
+        if strained != self.strained as usize {
+            return Err(format!("{strained} nodes are strained, {} were counted", self.strained));
         }
         Ok(())
     }
@@ -224,12 +264,12 @@ impl Cells {
     }
 
     /// The rank of a node that no session can take.
-    fn blocked(&self) -> u16 {
-        self.levels + 1
+    fn blocked(&self) -> Rank {
+        Rank(2 * (self.levels + 1))
     }
 
-    fn bucket(&self, at: u32, rank: u16) -> &List {
-        &self.buckets[at as usize * self.stride() + usize::from(rank)]
+    fn bucket(&self, at: u32, idle: usize) -> &List {
+        &self.buckets[at as usize * self.stride() + idle]
     }
 
     fn is_leaf(&self, at: u32) -> bool {
@@ -254,44 +294,76 @@ impl Cells {
     }
 
     /// The least rank among the children of a node.
-    fn best(&self, at: u32) -> u16 {
+    fn best(&self, at: u32) -> Rank {
         let from = at as usize * self.stride();
-        let buckets = &self.buckets[from..from + usize::from(self.blocked())];
-        buckets.iter().position(|b| !b.is_empty()).map_or(self.blocked(), |rank| rank as u16)
+        let buckets = &self.buckets[from..from + self.stride() - 1];
+        match buckets.iter().position(|b| !b.is_empty()) {
+            None => self.blocked(),
+            Some(idle) if self.strained == 0 => Rank::new(idle),
+            Some(idle) => self.best_of(&buckets[idle]),
+        }
     }
 
-    fn rank(&self, at: u32) -> u16 {
+    /// The first of a bucket is strained only if all are. Cold: as a rule nobody is.
+    #[cold]
+    #[inline(never)]
+    fn best_of(&self, bucket: &List) -> Rank {
+        self.nodes[bucket.first().expect("it is not empty") as usize].rank
+    }
+
+    /// What a node's rank is to be.
+    fn rank(&self, at: u32) -> Rank {
         let node = &self.nodes[at as usize];
         if !node.class.has_room() || node.missing > 0 || node.cells == 0 {
             return self.blocked();
         }
-        let below = if self.is_leaf(at) { 0 } else { self.best(at) };
-        if below == self.blocked() { below } else { below + u16::from(node.class == Class::Idle) }
+        let below = if self.is_leaf(at) { Rank::BEST } else { self.best(at) };
+        if below == self.blocked() { below } else { below.over(node.class) }
     }
 
     /// Brings the ranks from `at` up to the root into line.
     fn refresh(&mut self, mut at: u32) {
         while at != ROOT {
             let rank = self.rank(at);
-            if rank == self.nodes[at as usize].rank {
+            let old = self.nodes[at as usize].rank;
+            if rank == old {
                 return;
             }
             self.unlink(at);
             self.nodes[at as usize].rank = rank;
-            self.push(at);
+            if rank.is_strained() || old.is_strained() {
+                self.push_strained(at, old);
+            } else {
+                self.push(at);
+            }
             at = self.nodes[at as usize].parent;
         }
     }
 
+    /// Puts a node that is not strained first among those of its rank.
     fn push(&mut self, at: u32) {
         let Node { parent, rank, .. } = self.nodes[at as usize];
-        let bucket = parent as usize * self.stride() + usize::from(rank);
+        let bucket = parent as usize * self.stride() + rank.idle();
         self.buckets[bucket].push_first(&mut self.nodes, at);
+    }
+
+    /// Puts a node that is strained, or was when its rank was `old`, where it belongs.
+    #[cold]
+    #[inline(never)]
+    fn push_strained(&mut self, at: u32, old: Rank) {
+        let Node { parent, rank, .. } = self.nodes[at as usize];
+        self.strained -= u32::from(old.is_strained());
+        if !rank.is_strained() {
+            return self.push(at);
+        }
+        self.strained += 1;
+        let bucket = parent as usize * self.stride() + rank.idle();
+        self.buckets[bucket].push_last(&mut self.nodes, at);
     }
 
     fn unlink(&mut self, at: u32) {
         let Node { parent, rank, .. } = self.nodes[at as usize];
-        let bucket = parent as usize * self.stride() + usize::from(rank);
+        let bucket = parent as usize * self.stride() + rank.idle();
         self.buckets[bucket].remove(&mut self.nodes, at);
     }
 }

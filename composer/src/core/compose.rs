@@ -10,6 +10,10 @@
 //! A *mispack* is a claim that takes an idle shard while another shard of the same component is open, has room and
 //! is wired to all partners that the idle one has in the set. There is none: step 1 and 2 end only when no such
 //! shard is left, and step 3 takes an idle shard only of a component that has no open one with room to wire.
+//!
+//! Sessions weigh what they use. A shard whose load says that one session more, as heavy as those that it holds are on
+//! the average, would take it beyond `LOAD_LIMIT_PERMILLE` is *strained*: it is taken only where no other open shard
+//! fits. Load orders the open ones, no more: a strained shard has room, so it still goes before an idle one.
 
 use super::cells::CellRef;
 use super::event::{CompositionId, Effect, RequestId};
@@ -20,6 +24,7 @@ use super::shape::{Level, Neighbour};
 use super::shards::{Class, NodeRef};
 use super::wires::Waiter;
 use super::{CELLS_BEYOND_PLACES_MAX, Core, LINKS_MAX, SEARCH_STEPS_MAX};
+use shard_runtime::id::ShardId;
 
 /// How many shards without a wire to the rest of a set are looked at before one of them is wired.
 const WIRE_CANDIDATES_MAX: usize = 64;
@@ -171,6 +176,13 @@ impl Core {
         }
     }
 
+    /// How much of its time a shard works.
+    pub(super) fn load(&mut self, id: ShardId, permille: u32) {
+        let Some(at) = self.shards.find(id) else { return };
+        let class = self.shards.set_load(at, permille);
+        self.show_class(at, class);
+    }
+
     /// Lists a shard among those that have places for cells of a composition.
     pub(super) fn show_spare(&mut self, composition: u16, shard: u32) {
         if let Some((level, free)) = self.free_places(composition, shard) {
@@ -252,8 +264,8 @@ impl Core {
         let picked = self.cells[usize::from(composition)].pick(&mut set);
         let found = picked.is_some()
             || self.missing_component(composition).is_none() && self.search_set(composition, &mut set);
-        // A set without an idle shard cannot be improved.
-        let improved = found && picked != Some(0) && self.improve(composition, &mut set);
+        // A set without an idle or a strained shard cannot be improved.
+        let improved = found && picked != Some(true) && self.improve(composition, &mut set);
         if improved || found && picked.is_none() {
             self.add_cell(composition, &set, 0);
         }
@@ -261,30 +273,35 @@ impl Core {
         found
     }
 
-    /// Replaces idle shards by open ones that have room and are wired to the rest, until there are none.
+    /// Replaces idle shards by open ones that have room and are wired to the rest, and strained ones by those that are
+    /// not, until there are none.
     fn improve(&self, composition: u16, set: &mut [u32]) -> bool {
         let mut improved = false;
         let mut level = 0;
         while level < set.len() {
-            let is_idle = self.shards.get(set[level]).class == Class::Idle;
-            let open = if is_idle { self.open_shard_instead(composition, level, set) } else { None };
-            let Some(open) = open else {
+            let Some(open) = self.open_shard_instead(composition, level, set) else {
                 level += 1;
                 continue;
             };
             set[level] = open;
             improved = true;
-            // Another may fit now that did not fit the idle one.
+            // Another may fit now that did not fit the one before.
             level = 0;
         }
         improved
     }
 
-    /// An open shard with room for `level` that is wired to its partners in the set.
+    /// A shard with room for `level` that is wired to its partners in the set, and is to be taken before the one that
+    /// is there.
     fn open_shard_instead(&self, composition: u16, level: usize, set: &[u32]) -> Option<u32> {
+        let now = self.shards.get(set[level]).class;
+        if now == Class::Open {
+            return None;
+        }
         let level = &self.shape.compositions[usize::from(composition)].levels[level];
+        let class = |shard: u32| self.shards.get(shard).class;
         let open = &self.shards.stock(level.component).open;
-        if open.is_empty() {
+        if open.first().is_none_or(|first| class(first) >= now) {
             return None;
         }
         let partners = || partners(level, set);
@@ -292,14 +309,18 @@ impl Core {
         // Whoever has the fewest candidates names them: the component, or one of the partners.
         match partners().min_by_key(|&p| self.shards.get(p).wire_count()) {
             Some(p) if self.shards.get(p).wire_count() < open.len() as usize => {
-                let is_open = |&s: &u32| {
-                    s != NONE
-                        && self.shards.get(s).component == level.component
-                        && self.shards.get(s).class == Class::Open
-                };
-                self.shards.get(p).wires().map(|l| l.peer).filter(is_open).find(fits)
+                let is_open =
+                    |&s: &u32| s != NONE && self.shards.get(s).component == level.component && class(s) < now;
+                let mut strained = None;
+                for shard in self.shards.get(p).wires().map(|l| l.peer).filter(is_open).filter(fits) {
+                    if class(shard) == Class::Open {
+                        return Some(shard);
+                    }
+                    strained = strained.or(Some(shard));
+                }
+                strained
             }
-            _ => open.iter(&self.shards.table).find(fits),
+            _ => open.iter(&self.shards.table).take_while(|&s| class(s) < now).find(fits),
         }
     }
 
@@ -343,7 +364,7 @@ impl Core {
         let usable =
             |&s: &u32| self.shards.get(s).component == level.component && self.shards.get(s).class.has_room();
         let mut candidates: Vec<u32> = peers.filter(usable).filter(fits).collect();
-        candidates.sort_by_key(|&s| self.shards.get(s).class == Class::Idle);
+        candidates.sort_by_key(|&s| self.shards.get(s).class);
         candidates
     }
 
@@ -354,7 +375,8 @@ impl Core {
         of_partners.unwrap_or((stock.open.len() + stock.idle.len()) as usize)
     }
 
-    /// Chooses shards with room, wired or not: open ones first, then those that need the fewest new wires.
+    /// Chooses shards with room, wired or not: open ones first, of these the strained last, then those that need the
+    /// fewest new wires.
     ///
     /// # Panics
     /// If a component of the composition has no shard with room.
@@ -382,7 +404,10 @@ impl Core {
         let front = list.iter(&self.shards.table).take(WIRE_CANDIDATES_MAX);
         let missing =
             |shard: u32| partners(level, set).filter(|&p| self.link_between(shard, p).is_none()).count();
-        peers.filter(listed).chain(front).min_by_key(|&s| (missing(s), self.shards.get(s).room()))
+        peers
+            .filter(listed)
+            .chain(front)
+            .min_by_key(|&s| (self.shards.get(s).class, missing(s), self.shards.get(s).room()))
     }
 
     /// Makes the wires that a set lacks, and a cell of it. False if a shard has no link left.

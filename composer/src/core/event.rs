@@ -254,6 +254,13 @@ pub enum Event {
         /// Which shard.
         shard: ShardId,
     },
+    /// How much of its time a shard worked lately: what packing weighs its sessions by.
+    Load {
+        /// Which shard.
+        shard: ShardId,
+        /// In thousandths; more than [`LOAD_FULL_PERMILLE`](super::LOAD_FULL_PERMILLE) counts as that.
+        permille: u32,
+    },
     /// Both ends of a wire have it.
     Wired {
         /// Which wire.

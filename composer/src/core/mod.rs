@@ -62,6 +62,10 @@ pub const WIRE_TRIES_MAX: u8 = 3;
 pub const CELLS_BEYOND_PLACES_MAX: u32 = 16;
 /// How many shards the search for a wired set looks at before new wires are made instead.
 pub const SEARCH_STEPS_MAX: u32 = 100_000;
+/// What a shard reports that works all the time.
+pub const LOAD_FULL_PERMILLE: u32 = 1_000;
+/// Packing takes a shard beyond this last among those that are open.
+pub const LOAD_LIMIT_PERMILLE: u32 = 900;
 /// How long a shard may take to acknowledge the opening of a session, in milliseconds.
 pub const OPEN_TIMEOUT_MS: u64 = 5_000;
 /// How long a shard may take to acknowledge the closing of a session, in milliseconds.
@@ -153,6 +157,7 @@ impl Core {
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
             Event::ShardExited { shard, how } => self.shard_exited(now_ns, shard, how, effects),
             Event::ShardHung { shard } => self.shard_hung(now_ns, shard, effects),
+            Event::Load { shard, permille } => self.load(shard, permille),
             Event::SessionIdle { session } => self.session_idle(now_ns, session, effects),
             Event::Target { component, ready, frozen } => self.set_target(now_ns, component, ready, frozen),
             Event::Drain { shard, deadline_ns } => self.drain(now_ns, shard, deadline_ns, effects),

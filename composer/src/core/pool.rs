@@ -72,6 +72,7 @@ impl Core {
     /// Takes the processor from an idle shard; its cells go, its wires stay.
     pub(super) fn freeze(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
         let idle_ns = now_ns.saturating_sub(self.shards.get(at).idle_ns);
+        self.note_return(at);
         self.leave(now_ns, at, Class::Frozen);
         effects.push(Effect::Freeze { shard: self.shards.get(at).id });
         self.note(now_ns, at, Deed::Frozen(Why::Idle { for_ns: idle_ns }));
@@ -271,6 +272,7 @@ impl Core {
             return;
         }
         let was_frozen = self.shards.get(at).class == Class::Frozen;
+        self.note_return(at);
         self.leave(now_ns, at, Class::Ending);
         self.note(now_ns, at, Deed::Stopped(why));
         let shard = self.shards.get(at);
@@ -331,7 +333,7 @@ impl Core {
     }
 
     /// A shard holds no session any more: it may have had its turn.
-    pub(super) fn emptied(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+    pub(super) fn emptied(&mut self, now_ns: u64, at: u32, last: SessionId, effects: &mut Vec<Effect>) {
         let shard = self.shards.get(at);
         if shard.class == Class::Leaving {
             self.stop(now_ns, at, Why::Drained, effects);
@@ -342,6 +344,8 @@ impl Core {
             && self.shape.components[usize::from(shard.component)].restarts
         {
             self.stop(now_ns, at, Why::Restart, effects);
+        } else if shard.class == Class::Idle {
+            self.shards.get_mut(at).last_session = last;
         }
     }
 

@@ -6,6 +6,7 @@
 use super::Core;
 use super::event::{CompositionId, Exit, KillReason, RequestId, Tier};
 use super::refusal::Death;
+use super::shards::Class;
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use std::collections::VecDeque;
 use std::fmt;
@@ -72,6 +73,8 @@ pub enum Deed {
     Frozen(Why),
     /// It was thawed.
     Thawed(Why),
+    /// It returned to its pool: the last session that it held is over.
+    Returned(SessionId),
     /// It takes no more sessions, and ends when those that it holds are over.
     Draining,
     /// It was asked to end.
@@ -102,6 +105,9 @@ impl fmt::Display for Deed {
             }
             Deed::Frozen(why) => write!(f, "frozen: {why}"),
             Deed::Thawed(why) => write!(f, "thawed: {why}"),
+            Deed::Returned(session) => {
+                write!(f, "returned: {session}, the last session that it held, is over")
+            }
             Deed::Draining => f.write_str("takes no more sessions: it is drained"),
             Deed::Stopped(why) => write!(f, "asked to end: {why}"),
             Deed::Killed(reason) => write!(f, "killed: it {reason}"),
@@ -140,6 +146,10 @@ pub struct Composed {
     pub tier: Tier,
     /// How many sessions it held already.
     pub shared_with: u32,
+    /// When its launch began, or it was thawed; meant for a shard that was not ready.
+    pub began_ns: u64,
+    /// When it took sessions; for one that was thawed, when the session was ready.
+    pub came_ns: u64,
 }
 
 /// How a session came by its shards.
@@ -210,6 +220,25 @@ impl Core {
         push(&mut self.records.deeds, DEEDS_MAX, Record { at_ns, component, shard, deed });
     }
 
+    /// Notes the last return of a shard that leaves its pool. Those before it are forgotten: there is one a session.
+    pub(super) fn note_return(&mut self, at: u32) {
+        if let Some(record) = self.return_of(at) {
+            push(&mut self.records.deeds, DEEDS_MAX, record);
+            self.shards.get_mut(at).last_session = SessionId::NONE;
+        }
+    }
+
+    /// The last return of an idle shard, unless it held no session since it came or was thawed.
+    fn return_of(&self, at: u32) -> Option<Record> {
+        let shard = self.shards.get(at);
+        (shard.class == Class::Idle && !shard.last_session.is_none()).then(|| Record {
+            at_ns: shard.idle_ns,
+            component: self.shards.component_id(at),
+            shard: Some(shard.id),
+            deed: Deed::Returned(shard.last_session),
+        })
+    }
+
     /// Notes something of a component.
     pub(super) fn note_component(&mut self, at_ns: u64, component: u16, deed: Deed) {
         let component = ComponentId(component);
@@ -224,11 +253,17 @@ impl Core {
         let mut count = 0;
         for member in self.sessions.members(session) {
             let shard = self.shards.get(member.shard);
+            let (began_ns, came_ns) = match member.tier {
+                Tier::Frozen => (shard.thawed_ns, ready_ns),
+                _ => (shard.launched_ns, shard.ready_ns),
+            };
             let composed = Composed {
                 shard: member.id,
                 component: ComponentId(shard.component),
                 tier: member.tier,
                 shared_with: shard.holders.len() as u32 - 1,
+                began_ns,
+                came_ns,
             };
             records.shards_gone += u64::from(push(&mut records.shards, COMPOSED_SHARDS_MAX, composed));
             count += 1;
@@ -244,7 +279,14 @@ impl Core {
         push(&mut records.sessions, COMPOSED_MAX, record);
     }
 
-    /// What was done, the latest first.
+    /// The last returns of the shards of a component that are idle, the latest last.
+    pub fn returns(&self, component: ComponentId) -> impl Iterator<Item = Record> {
+        let stock = self.shards.stocks.get(usize::from(component.0));
+        let idle = stock.into_iter().flat_map(|stock| stock.idle.iter(&self.shards.table));
+        idle.filter_map(|at| self.return_of(at))
+    }
+
+    /// What was done, the latest first; the return of a shard with what it was that ended its time in the pool.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.deeds.iter().rev()
     }

@@ -518,7 +518,8 @@ impl Core {
         }
         self.show_class(shard, class);
         if self.shards.get(shard).holders.is_empty() {
-            self.emptied(now_ns, shard, effects);
+            let id = self.sessions.table[session as usize].id(session);
+            self.emptied(now_ns, shard, id, effects);
         }
     }
 

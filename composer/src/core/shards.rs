@@ -1,22 +1,26 @@
 //! The table of shards, and what each component has of them.
 //!
 //! Invariants: a shard that takes sessions is in its component's list of idle shards when it holds none, in the
-//! list of open ones when it has room, in neither when it is full. `room` counts the free places of them all.
+//! list of open ones when it has room, in neither when it is full. `room` counts the free places of them all. Among
+//! the open ones those that are strained come last.
 
 use super::event::{KillReason, Tier};
 use super::list::{Linked, Links, List, NONE};
 use super::refusal::Death;
 use super::shape::Shape;
-use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use super::{LOAD_FULL_PERMILLE, LOAD_LIMIT_PERMILLE};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a shard means to the next session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a shard means to the next session: those with room first, in the order in which they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
+    /// It holds sessions and has room.
+    Open = 0,
+    /// It holds sessions and has places, but works so much for them that one more would be too much for it.
+    Strained,
     /// It takes sessions and holds none.
     Idle,
-    /// It holds sessions and has room.
-    Open,
     /// It has no room.
     Full,
     /// It takes no sessions yet: it starts.
@@ -31,7 +35,7 @@ pub(super) enum Class {
 
 impl Class {
     pub(super) fn has_room(self) -> bool {
-        matches!(self, Class::Idle | Class::Open)
+        self <= Class::Idle
     }
 }
 
@@ -94,6 +98,12 @@ pub(super) struct Shard {
     pub(super) thawed_ns: u64,
     /// Whether it has held a session.
     pub(super) used: bool,
+    /// The last session that it held, once it is idle.
+    pub(super) last_session: SessionId,
+    /// How much of its time it worked when that was last reported, in thousandths …
+    pub(super) load_permille: u32,
+    /// … and for how many sessions. It counts until the shard is idle.
+    load_sessions: u32,
     at_component: u32,
     links: Links,
 }
@@ -126,6 +136,16 @@ impl Shard {
         if self.takes_sessions() { self.capacity - self.holders.len() as u32 } else { 0 }
     }
 
+    /// Whether one session more would take it beyond [`LOAD_LIMIT_PERMILLE`], if it costs as much as those that it
+    /// held when its load was reported did on the average.
+    pub(super) fn is_strained(&self) -> bool {
+        if self.load_permille == 0 {
+            return false;
+        }
+        let next = self.holders.len() as u64 + 1;
+        u64::from(self.load_permille) * next > u64::from(LOAD_LIMIT_PERMILLE) * u64::from(self.load_sessions)
+    }
+
     pub(super) fn wires(&self) -> impl Iterator<Item = &Link> {
         self.wires.iter().filter(|l| l.wire != NONE)
     }
@@ -153,7 +173,7 @@ pub(super) struct Stock {
     pub(super) starting: List,
     /// Those that hold no session, the one that has been idle longest at the front.
     pub(super) idle: List,
-    /// Those that hold sessions and have room, the one that was full last at the front.
+    /// Those that hold sessions and have room, the one that was full last at the front; those that are strained last.
     pub(super) open: List,
     /// Those that are frozen, the one that has been longest at the front.
     pub(super) frozen: List,
@@ -316,6 +336,9 @@ impl Shards {
             ready_ns: u64::MAX,
             thawed_ns: 0,
             used: false,
+            last_session: SessionId::NONE,
+            load_permille: 0,
+            load_sessions: 0,
             at_component: stock.shards.len() as u32,
             links: Links::ALONE,
         };
@@ -384,11 +407,22 @@ impl Shards {
         let moved = shard.holders.get(place as usize).copied();
         if shard.holders.is_empty() {
             shard.idle_ns = now_ns;
+            shard.load_permille = 0;
         }
         let stock = &mut self.stocks[usize::from(shard.component)];
         stock.room += u32::from(shard.takes_sessions());
         stock.held -= 1;
         (moved, self.reclass(at))
+    }
+
+    /// Takes in how much of its time a shard works for the sessions that it holds. Returns its new class if that has
+    /// changed.
+    pub(super) fn set_load(&mut self, at: u32, permille: u32) -> Option<Class> {
+        let shard = &mut self.table[at as usize];
+        let held = shard.holders.len() as u32;
+        shard.load_permille = if held > 0 { permille.min(LOAD_FULL_PERMILLE) } else { 0 };
+        shard.load_sessions = held;
+        self.reclass(at)
     }
 
     /// A shard that starts takes sessions from now on.
@@ -432,6 +466,7 @@ impl Shards {
         let class = match shard.holders.len() as u32 {
             _ if !shard.takes_sessions() => return None,
             0 => Class::Idle,
+            held if held < shard.capacity && shard.is_strained() => Class::Strained,
             held if held < shard.capacity => Class::Open,
             _ => Class::Full,
         };
@@ -445,13 +480,14 @@ impl Shards {
         match old {
             Class::Starting => stock.starting.remove(&mut self.table, at),
             Class::Idle => stock.idle.remove(&mut self.table, at),
-            Class::Open => stock.open.remove(&mut self.table, at),
+            Class::Open | Class::Strained => stock.open.remove(&mut self.table, at),
             Class::Frozen => stock.frozen.remove(&mut self.table, at),
             Class::Full | Class::Leaving | Class::Ending => {}
         }
         match class {
             Class::Idle => stock.idle.push_last(&mut self.table, at),
             Class::Open => stock.open.push_first(&mut self.table, at),
+            Class::Strained => stock.open.push_last(&mut self.table, at),
             Class::Frozen => stock.frozen.push_last(&mut self.table, at),
             Class::Starting | Class::Full | Class::Leaving | Class::Ending => {}
         }

@@ -25,6 +25,8 @@ pub struct ShardView {
     pub pid: u32,
     /// Why it was killed, if it was.
     pub killed: Option<KillReason>,
+    /// How much of its time it worked for its sessions when that was last reported, in thousandths.
+    pub load_permille: u32,
 }
 
 /// A session as people see it.
@@ -169,6 +171,7 @@ fn view(shard: &Shard) -> ShardView {
         since_ns: shard.since_ns,
         pid: shard.pid,
         killed: shard.killed,
+        load_permille: shard.load_permille,
     }
 }
 

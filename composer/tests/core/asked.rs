@@ -1,13 +1,12 @@
 //! What people ask of systems that hand out warm servers, each as a test. The numbers are issues of Agones.
 //!
-//! Shown elsewhere: no new shard while an open one has room (#3992), `promises.rs` and `packing.rs`; the order of those
-//! who wait (#2145), and the shards that scale-down takes (#2372, #2209), one case each, `promises.rs`.
+//! What is shown elsewhere stands with all the others in the table of SPECIFICATION.md, section Pools.
 
 use crate::application::{pair, single};
 use crate::rig::{MS, Rig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use shard_composer::core::{Effect, End, Event, Refusal, RequestId, ShardState};
+use shard_composer::core::{Effect, End, Event, LOAD_LIMIT_PERMILLE, Refusal, RequestId, ShardState};
 use shard_runtime::id::{SessionId, ShardId};
 use shardkit::application::SCALE_DOWN_DELAY_MS_DEFAULT;
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,4 +211,62 @@ fn no_warm_shards_at_all_are_allowed_and_none_is_where_it_returns_to() {
     }
     rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT);
     rig.core.check_empty().unwrap();
+}
+
+/// #3826.
+#[test]
+fn scale_down_waits_for_its_delay_and_a_new_peak_starts_it_again() {
+    let mut rig = Rig::new(&single(1, 1, 3));
+    let peak = |rig: &mut Rig| {
+        let requests: Vec<_> = (0..3).map(|_| rig.request(1_000)).collect();
+        requests.into_iter().for_each(|request| rig.end(rig.ready(request).unwrap()));
+    };
+    peak(&mut rig);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 1);
+    assert_eq!(rig.live(0).len(), 3, "the delay is not over");
+    peak(&mut rig);
+    rig.pass_ms(SCALE_DOWN_DELAY_MS_DEFAULT - 1);
+    assert_eq!(rig.live(0).len(), 3, "it began again with the new peak");
+    rig.pass_ms(1);
+    assert_eq!(rig.live(0).len(), 1);
+}
+
+/// #2114. A session weighs what it uses: a shard that has much to do for few sessions is as good as full.
+#[test]
+fn a_busier_shard_counts_for_more_than_its_sessions() {
+    let mut rig = Rig::new(&single(4, 3, 3));
+    let mut sessions: Vec<_> = (0..5).map(|_| rig.compose()).collect();
+    let [full, other] = [0, 4].map(|at| rig.shards_of(sessions[at])[0]);
+    // The one that was full a moment ago is filled first …
+    for session in sessions.drain(..2) {
+        rig.end(session);
+    }
+    // … unless it works so much for two sessions that a third one would be too much for it.
+    rig.tell(Event::Load { shard: full, permille: LOAD_LIMIT_PERMILLE * 2 / 3 + 1 });
+    for held in 1..4 {
+        let session = rig.compose();
+        assert_eq!(rig.shards_of(session), [other], "it holds {held} and has nothing to do");
+        sessions.push(session);
+    }
+    // All others are full: it has room, and no new one is opened (#3992).
+    let session = rig.compose();
+    assert_eq!(rig.shards_of(session), [full]);
+    rig.end(session);
+    // It is weighed again with each report, and as its sessions end.
+    for relieved in ["by a report", "by a session that ended"] {
+        let session = *sessions.iter().find(|s| rig.shards_of(**s) == [other]).unwrap();
+        rig.end(session);
+        sessions.retain(|s| *s != session);
+        if relieved == "by a report" {
+            rig.tell(Event::Load { shard: full, permille: LOAD_LIMIT_PERMILLE / 2 });
+        } else {
+            rig.tell(Event::Load { shard: full, permille: LOAD_LIMIT_PERMILLE });
+            let heavy = *sessions.iter().find(|s| rig.shards_of(**s) == [full]).unwrap();
+            rig.end(heavy);
+            sessions.retain(|s| *s != heavy);
+        }
+        let session = rig.compose();
+        assert_eq!(rig.shards_of(session), [full], "{relieved}");
+        sessions.push(session);
+    }
 }

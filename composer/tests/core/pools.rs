@@ -240,6 +240,46 @@ fn what_was_done_and_why_can_be_asked_afterwards() {
 }
 
 #[test]
+fn a_shards_launch_freeze_thaw_return_and_stop_are_told_with_their_reasons() {
+    let mut app = single(1, 0, 1);
+    app.components[0].shards.frozen = 1;
+    let mut rig = Rig::new(&app);
+    rig.starts = false;
+    let (asked_ns, request) = (rig.now_ns, rig.request(1_000));
+    rig.pass_ms(5);
+    let [shard] = rig.live(0)[..] else { panic!("one is started") };
+    rig.tell(Event::ShardReady { shard });
+    let first = rig.ready(request).unwrap();
+    rig.end(first);
+    let returned: Vec<_> = rig.core.returns(ECHO).map(|r| (r.at_ns, r.shard, r.deed)).collect();
+    assert_eq!(returned, [(rig.now_ns, Some(shard), Deed::Returned(first))]);
+    rig.pass_ms(10_000);
+    let second = rig.compose();
+    rig.pass_ms(7);
+    rig.end(second);
+    rig.pass_ms(1);
+    target(&mut rig, 0, 0);
+    rig.pass_ms(10_000);
+    let mut told: Vec<_> = rig.core.records().copied().collect();
+    told.reverse();
+    let told: Vec<Deed> = told.into_iter().filter(|r| r.shard == Some(shard)).map(|r| r.deed).collect();
+    let of = |found: fn(&Deed) -> bool| told.iter().filter(|deed| found(deed)).count();
+    assert!(told.contains(&Deed::Launched(Why::Waiting { requests: 1 })), "{told:?}");
+    assert!(told.contains(&Deed::Frozen(Why::Idle { for_ns: 10_000_000_000 })), "{told:?}");
+    assert!(told.contains(&Deed::Thawed(Why::Waiting { requests: 1 })), "{told:?}");
+    assert!(told.contains(&Deed::Returned(first)) && told.contains(&Deed::Returned(second)), "{told:?}");
+    assert_eq!(of(|deed| matches!(deed, Deed::Returned(_))), 2, "{told:?}");
+    assert!(told.contains(&Deed::Stopped(Why::Idle { for_ns: 10_000_000_000 })), "{told:?}");
+    // How long its start and its thaw took is told with the sessions that they were for.
+    let [cold] = &rig.core.explain(first).unwrap().shards[..] else { panic!("one shard") };
+    assert_eq!((cold.tier, cold.began_ns, cold.came_ns), (Tier::Cold, asked_ns, asked_ns + 5 * MS));
+    let frozen = rig.core.explain(second).unwrap();
+    let [thawed] = &frozen.shards[..] else { panic!("one shard") };
+    let expected = (Tier::Frozen, frozen.asked_ns, frozen.ready_ns);
+    assert_eq!((thawed.tier, thawed.began_ns, thawed.came_ns), expected);
+}
+
+#[test]
 fn what_is_remembered_has_a_bound() {
     let mut rig = Rig::new(&application().component("a", 1, 1, 1).composition("a", &["a"]).done());
     let first = rig.compose();

@@ -32,6 +32,8 @@ enum Happening {
     Target,
     /// Someone drains a shard.
     Drain,
+    /// A shard's load is reported.
+    Load,
     /// A shard dies.
     Death(ShardId, Exit),
 }
@@ -78,6 +80,7 @@ struct Counts {
     frozen: u64,
     thawed: u64,
     drained: u64,
+    loads: u64,
     idle: u64,
 }
 
@@ -164,6 +167,7 @@ impl World {
         self.plan(MS, Happening::Arrival);
         self.plan(MS, Happening::Target);
         self.plan(MS, Happening::Drain);
+        self.plan(MS, Happening::Load);
         while self.counts.ready < SESSIONS && self.arrivals < 3 * SESSIONS {
             self.step();
         }
@@ -237,6 +241,7 @@ impl World {
             Happening::Arrival => self.arrive(),
             Happening::Target => self.aim(),
             Happening::Drain => self.drain(),
+            Happening::Load => self.report_load(),
             Happening::Death(shard, how) => {
                 if self.shards.remove(&shard).is_some() {
                     self.counts.deaths += 1;
@@ -279,6 +284,19 @@ impl World {
         }
         let after_ns = self.some_ns(400 * self.arrival_ns);
         self.plan(after_ns, Happening::Drain);
+    }
+
+    /// Any shard reports any load: one that is gone, starts, is frozen or holds nothing, too.
+    fn report_load(&mut self) {
+        let shard = match self.shards.keys().copied().collect::<Vec<_>>() {
+            shards if shards.is_empty() || self.rng.random_bool(0.01) => ShardId(self.rng.random()),
+            shards => shards[self.rng.random_range(0..shards.len())],
+        };
+        let permille = [0, self.rng.random_range(0..=1_000), 1_000, u32::MAX][self.rng.random_range(0..4)];
+        self.tell(Event::Load { shard, permille });
+        self.counts.loads += 1;
+        let after_ns = self.some_ns(4 * self.arrival_ns);
+        self.plan(after_ns, Happening::Load);
     }
 
     fn make_wire(&mut self, wire: WireId) {

@@ -17,7 +17,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Echoes, or fails in one of several ways. Asked for `made in` it names the process in which it was initialised.
 struct Misfit {
@@ -78,6 +78,12 @@ impl Shard for Misfit {
                 return Ok(ctx.reply(&message, sum.to_string().as_bytes())?);
             }
             b"stain" => self.stained = true,
+            b"burn" => {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_millis(20) {
+                    std::hint::spin_loop();
+                }
+            }
             _ => {}
         }
         match self.way.as_str() {

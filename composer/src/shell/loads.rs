@@ -1,0 +1,64 @@
+//! Watches how much the shards work, and tells the core.
+//!
+//! Only a shard that holds sessions and may hold several is watched: nobody else's load orders anything. A bound on how
+//! many are looked at in one go keeps the shell free for those who wait for it.
+
+use super::Shell;
+use crate::core::Event;
+use crate::host::processor_time_ns;
+use crate::load::{Gauge, Reading};
+use shard_runtime::clock;
+use shard_runtime::id::ShardId;
+use shard_runtime::stats::Counter;
+use std::sync::Arc;
+
+/// How often shards are looked at whose window may be over, in nanoseconds.
+const LOOK_EVERY_NS: u64 = 100_000_000;
+/// So many are at a time.
+const LOOKS_MAX: usize = 128;
+
+impl Shell {
+    /// Tells the core the loads of the shards whose window is over.
+    pub(super) fn look_at_loads(&mut self) {
+        let now_ns = clock::now_ns();
+        if !self.has_shared_shards || now_ns < self.loads_due_ns {
+            return;
+        }
+        self.loads_due_ns = now_ns + LOOK_EVERY_NS;
+        let due: Vec<ShardId> = self.watched(now_ns).take(LOOKS_MAX).collect();
+        let loads: Vec<Event> = due.into_iter().filter_map(|shard| self.look_at(shard, now_ns)).collect();
+        if loads.is_empty() {
+            return;
+        }
+        let mut hub = self.inner.lock();
+        loads.into_iter().for_each(|load| hub.handle(load));
+        self.inner.unlock(hub);
+    }
+
+    /// The shards that are to be looked at.
+    fn watched(&self, now_ns: u64) -> impl Iterator<Item = ShardId> {
+        let shared = self.shards.iter().filter(|(_, entry)| {
+            entry.welcomed && self.inner.application.component(entry.component).capacity > 1
+        });
+        let due = shared.filter(move |(_, entry)| entry.gauge.is_none_or(|gauge| gauge.is_due(now_ns)));
+        due.map(|(&shard, _)| shard)
+    }
+
+    fn look_at(&mut self, shard: ShardId, now_ns: u64) -> Option<Event> {
+        let page = self.inner.pages().get(&shard).map(|page| Arc::clone(&page.reader))?;
+        let process = self.process_of(shard).map(|process| process.pid);
+        let entry = self.shards.get_mut(&shard)?;
+        if page.counter(Counter::Sessions) == 0 {
+            entry.gauge = None;
+            return None;
+        }
+        let processor_ns = process.filter(|_| !entry.polls).and_then(processor_time_ns);
+        let reading = Reading::of(&page, processor_ns);
+        let Some(gauge) = &mut entry.gauge else {
+            entry.gauge = Some(Gauge::new(now_ns, reading));
+            return None;
+        };
+        let permille = gauge.read(now_ns, reading)?;
+        Some(Event::Load { shard, permille })
+    }
+}
