@@ -198,8 +198,9 @@ fn a_component_that_is_not_linked_into_the_generic_program_is_named() {
         manifest_text(misfit(), &["one", "echo"], "warm = 0") + &generic("any", 1).replace("two", "echo");
     let composer = start(misfit(), &text);
     sources(&composer);
-    // The next try may take the program of its own.
-    let _ = composer.compose_within("echo", Duration::from_millis(50));
+    // The next try may take the program of its own, and succeed. A launch that nobody waits for any more would be called
+    // off before it can say anything.
+    let _ = composer.compose_within("echo", PATIENCE);
     wait_until("it says so", || composer.fault("echo").is_some());
     let fault = composer.fault("echo").unwrap();
     assert!(fault.contains("`echo` is not linked") && fault.contains("`one`"), "{fault}");
