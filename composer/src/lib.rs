@@ -37,6 +37,7 @@ mod inner;
 mod launcher;
 pub mod policy;
 mod processes;
+pub mod resources;
 pub mod scaler;
 mod shell;
 pub mod trace;

@@ -70,6 +70,17 @@ pub fn parse_list(text: &str) -> Vec<usize> {
     numbers
 }
 
+/// The processors that the calling thread may run on, in order of their numbers; never empty.
+pub fn allowed() -> Vec<usize> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let mut ids: Vec<usize> = cores.into_iter().map(|core| core.id).collect();
+    ids.sort_unstable();
+    if ids.is_empty() {
+        ids.push(0);
+    }
+    ids
+}
+
 /// Pins the calling thread to one processor. False if the kernel refused.
 pub fn pin(core: usize) -> bool {
     core_affinity::set_for_current(core_affinity::CoreId { id: core })
