@@ -36,7 +36,7 @@
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use microlp::{ComparisonOp, OptimizationDirection, Problem};
+use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use shard_composer::resources::{Allocator, Grant, HostFile, Inventory};
@@ -226,7 +226,10 @@ impl World {
                     let sum: f64 = all.iter().map(need).sum();
                     problem.add_constraint(rest.collect::<Vec<_>>(), ComparisonOp::Le, -sum);
                 }
-                problem.solve().expect("enough hosts hold everything").objective()
+                match problem.solve().expect("enough hosts hold everything") {
+                    SolveOutcome::Solution(solution) => solution.objective(),
+                    SolveOutcome::Interrupted(_) => unreachable!("no limit was set"),
+                }
             }
         }
     }

@@ -23,6 +23,7 @@
 //! Inside, [`core`] decides, without clock or I/O; a thin shell carries out what it decides.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod backoff;
 pub mod backtest;
 mod composer;
