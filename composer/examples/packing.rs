@@ -127,7 +127,7 @@ impl World {
     fn run(&mut self, name: &str, seed: u64, components: usize) {
         let mut all: Vec<Needs> = (0..components).map(|_| self.needs()).collect();
         let bound = self.bound(&all);
-        let count = (bound * 1.4) as usize + 4;
+        let count = (bound * 1.6) as usize + 4;
         let hosts: Vec<Inventory> = (0..count).map(|at| self.kinds[at % self.kinds.len()].clone()).collect();
 
         let mut allocator = Allocator::new(hosts.clone()).expect("the hosts are well");

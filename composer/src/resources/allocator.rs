@@ -1,8 +1,8 @@
 //! The allocator: gives out parts of hosts, and takes them back.
 //!
-//! The host with the best score gets what is asked for. The score is the squared cosine between the needs and the
-//! host's remaining room, each resource weighed by how scarce it has become: it leads a component to a host whose room
-//! has the shape of its needs, so that hosts become full in all resources at once. It is counted in integers.
+//! Of the hosts that have what is asked for, the fullest gives it: the one whose remaining room is least, each resource
+//! weighed by how scarce it has become on all hosts together. So what is left over stays in few large pieces, and hosts
+//! become empty again where components come and go. It is counted in integers.
 //!
 //! One NUMA node of a host in use is preferred, then one of an unused host, then several nodes, the nearest to each other.
 //!
@@ -19,10 +19,8 @@ use std::cmp::Reverse;
 
 /// What a host has on average, in units.
 const UNIT: u64 = 1 << 12;
-/// At most so many units count, so that a score fits 128 bits.
-const UNITS_MAX: u64 = 1 << 16;
-/// The weight of the scarcest resource, before it is squared.
-const WEIGHT: u128 = 1 << 8;
+/// The weight of the scarcest resource.
+const WEIGHT: u128 = 1 << 16;
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
@@ -155,15 +153,16 @@ impl Allocator {
 
     fn choose(&self, needs: &Needs) -> Option<usize> {
         let weights = self.weights(needs);
-        let need = self.in_units(weighed(needs));
-        let mut best: Option<((Fit, bool, Reverse<u128>), usize)> = None;
+        let mut best: Option<((Fit, bool, u128), usize)> = None;
         for (host, room) in self.rooms.iter().enumerate() {
             let Some(fit) = room.fit(needs) else { continue };
             let unused = room.is_unused();
             if best.is_some_and(|((best_fit, best_unused, _), _)| (best_fit, best_unused) < (fit, unused)) {
                 continue;
             }
-            let key = (fit, unused, Reverse(score(&weights, &need, &self.in_units(room.left.weighed()))));
+            let left = self.in_units(room.left.weighed());
+            let left = weights.iter().zip(left).map(|(weight, left)| weight * u128::from(left)).sum();
+            let key = (fit, unused, left);
             if best.is_none_or(|(best, _)| key < best) {
                 best = Some((key, host));
             }
@@ -171,19 +170,19 @@ impl Allocator {
         best.map(|(_, host)| host)
     }
 
-    /// The squared weights of the resources: how much of each would be gone, of the one that is scarcest.
+    /// The weights of the resources: how much of each would be gone, compared with the one that is scarcest.
     fn weights(&self, needs: &Needs) -> [u128; WEIGHED] {
         let mut gone = weighed(needs).map(u128::from);
         for (at, gone) in gone.iter_mut().enumerate() {
             *gone = ((*gone + self.had[at] - self.left[at]) << 20).checked_div(self.had[at]).unwrap_or(0);
         }
         let most = gone.into_iter().max().unwrap_or(0).max(1);
-        gone.map(|gone| (gone * WEIGHT / most).pow(2))
+        gone.map(|gone| gone * WEIGHT / most)
     }
 
     fn in_units(&self, mut amounts: [u64; WEIGHED]) -> [u64; WEIGHED] {
         for (amount, unit) in amounts.iter_mut().zip(self.units) {
-            *amount = (*amount / unit).min(UNITS_MAX);
+            *amount /= unit;
         }
         amounts
     }
@@ -204,15 +203,4 @@ impl Allocator {
         let (host, missing) = nearest.map(|(room, missing)| (room.name.clone(), missing)).unwrap_or_default();
         Shortage { at: 0, of: 1, host, missing, proved: true }
     }
-}
-
-/// The squared cosine, but for a factor that is the same for all rooms.
-fn score(weights: &[u128; WEIGHED], need: &[u64; WEIGHED], room: &[u64; WEIGHED]) -> u128 {
-    let (mut along, mut length) = (0_u128, 0_u128);
-    for at in 0..WEIGHED {
-        let room = u128::from(room[at]);
-        along += weights[at] * u128::from(need[at]) * room;
-        length += weights[at] * room * room;
-    }
-    (along * along).checked_div(length).unwrap_or(0)
 }

@@ -90,13 +90,12 @@ impl Tree<'_> {
         ids.truncate(super::NODES_MAX);
         let mut nodes: Vec<Node> = ids.iter().map(|&id| self.node(id, &mut online, &isolated)).collect();
         if nodes.is_empty() {
-            let memory_bytes = memory(&self.text("proc/meminfo")).unwrap_or(0);
             let huge_pages = self.huge_pages("sys/kernel/mm/hugepages");
-            nodes.push(Node {
-                memory_bytes: without(memory_bytes, &huge_pages),
-                huge_pages,
-                ..Node::default()
-            });
+            nodes.push(Node { huge_pages, ..Node::default() });
+        }
+        // Of one node the host's own sum is more exact: memory that was plugged in counts there at once.
+        if let ([only], Some(bytes)) = (nodes.as_mut_slice(), memory(&self.text("proc/meminfo"))) {
+            only.memory_bytes = without(bytes, &only.huge_pages);
         }
         // What no node claims belongs to the first.
         let mut rest: Vec<Processor> =
