@@ -214,17 +214,16 @@ impl World {
                 let mut problem = Problem::new(OptimizationDirection::Minimize);
                 let used = [(); 2].map(|()| problem.add_var(1.0, (0.0, f64::INFINITY)));
                 let parts: Vec<_> = all.iter().map(|_| problem.add_var(0.0, (0.0, 1.0))).collect();
-                for at in 0..4 {
+                for (at, (first_had, other_had)) in had[0].into_iter().zip(had[1]).enumerate() {
                     // In parts of what the first kind has, so that the solver meets numbers of one size.
-                    let unit = had[0][at];
-                    let need = |needs: &Needs| amounts(needs)[at] / unit;
+                    let need = |needs: &Needs| amounts(needs)[at] / first_had;
                     let first = all.iter().zip(&parts).map(|(needs, part)| (*part, need(needs)));
-                    let first = first.chain([(used[0], -had[0][at] / unit)]);
-                    problem.add_constraint(first.collect::<Vec<_>>(), ComparisonOp::Le, 0.0);
+                    let first: Vec<_> = first.chain([(used[0], -1.0)]).collect();
+                    problem.add_constraint(first, ComparisonOp::Le, 0.0);
                     let rest = all.iter().zip(&parts).map(|(needs, part)| (*part, -need(needs)));
-                    let rest = rest.chain([(used[1], -had[1][at] / unit)]);
+                    let rest: Vec<_> = rest.chain([(used[1], -other_had / first_had)]).collect();
                     let sum: f64 = all.iter().map(need).sum();
-                    problem.add_constraint(rest.collect::<Vec<_>>(), ComparisonOp::Le, -sum);
+                    problem.add_constraint(rest, ComparisonOp::Le, -sum);
                 }
                 match problem.solve().expect("enough hosts hold everything") {
                     SolveOutcome::Solution(solution) => solution.objective(),
