@@ -20,7 +20,8 @@
 //! | bandwidth | Pareto: `0.33 k (1 - U(z))^(-1/1.5)` Gbit/s, 40 at most |
 //!
 //! A host has two NUMA nodes, each with 64 processors (32 cores with two siblings), 256 GiB, two GPUs of 80 GiB and a
-//! NIC of 100 Gbit/s. In the mix "unequal" every other host is of another kind, without GPUs.
+//! NIC of 100 Gbit/s. In the mix "unequal" there are
+//! as many hosts as are wanted of another kind, too: one node with 64 processors, 384 GiB and 50 Gbit/s, without GPUs.
 //!
 //! # The bound
 //!
@@ -127,7 +128,7 @@ impl World {
     fn run(&mut self, name: &str, seed: u64, components: usize) {
         let mut all: Vec<Needs> = (0..components).map(|_| self.needs()).collect();
         let bound = self.bound(&all);
-        let count = (bound * 1.6) as usize + 4;
+        let count = ((bound * 1.4) as usize + 8) * self.kinds.len();
         let hosts: Vec<Inventory> = (0..count).map(|at| self.kinds[at % self.kinds.len()].clone()).collect();
 
         let mut allocator = Allocator::new(hosts.clone()).expect("the hosts are well");

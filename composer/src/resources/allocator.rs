@@ -2,7 +2,7 @@
 //!
 //! Of the hosts that have what is asked for, the fullest gives it: the one whose remaining room is least, each resource
 //! weighed by how scarce it has become on all hosts together. So what is left over stays in few large pieces, and hosts
-//! become empty again where components come and go. It is counted in integers.
+//! become empty again where components come and go. Of unused hosts the largest is opened. It is counted in integers.
 //!
 //! One NUMA node of a host in use is preferred, then one of an unused host, then several nodes, the nearest to each other.
 //!
@@ -133,8 +133,9 @@ impl Allocator {
     }
 
     fn take(&mut self, host: usize, needs: &Needs, choice: Option<Choice>) -> Grant {
+        let weights = self.weights(needs);
         self.on(host, |room| {
-            let way = room.way(needs, choice).expect("the host was found to have it");
+            let way = room.way(needs, choice, &weights).expect("the host was found to have it");
             room.take(host, needs, &way)
         })
     }
@@ -161,8 +162,9 @@ impl Allocator {
                 continue;
             }
             let left = self.in_units(room.left.weighed());
-            let left = weights.iter().zip(left).map(|(weight, left)| weight * u128::from(left)).sum();
-            let key = (fit, unused, left);
+            let left: u128 = weights.iter().zip(left).map(|(weight, left)| weight * u128::from(left)).sum();
+            // Of unused hosts the largest: so fewer are needed.
+            let key = (fit, unused, if unused { u128::MAX - left } else { left });
             if best.is_none_or(|(best, _)| key < best) {
                 best = Some((key, host));
             }

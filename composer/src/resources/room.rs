@@ -82,6 +82,7 @@ struct Slot {
     instance: Option<usize>,
     node: Option<usize>,
     free: u64,
+    had: u64,
 }
 
 /// Which devices, and which size of huge pages, by their positions; `None` where none is needed.
@@ -151,7 +152,7 @@ impl Room {
         };
         let node = |id: Option<u32>| inventory.nodes.iter().position(|node| Some(node.id) == id);
         let gpus = inventory.gpus.iter().enumerate().flat_map(|(device, gpu)| {
-            let slot = move |instance, free| Slot { device, instance, node: node(gpu.node), free };
+            let slot = move |instance, free| Slot { device, instance, node: node(gpu.node), free, had: free };
             let whole = gpu.instances.is_empty().then(|| slot(None, gpu.memory_bytes));
             let instances = gpu.instances.iter().enumerate();
             whole.into_iter().chain(instances.map(move |(at, part)| slot(Some(at), part.memory_bytes)))
@@ -161,6 +162,7 @@ impl Room {
             instance: None,
             node: node(nic.node),
             free: nic.bits_per_s.unwrap_or(0),
+            had: nic.bits_per_s.unwrap_or(0),
         });
         let mut room = Self {
             name: inventory.host.clone(),
@@ -259,8 +261,13 @@ impl Room {
     }
 
     /// The best way to put something on this host; `None` if it does not fit. With a choice, that one is kept to, and
-    /// it was checked that it fits.
-    pub(super) fn way(&self, needs: &Needs, choice: Option<Choice>) -> Option<Way> {
+    /// it was checked that it fits. The weights say how scarce the resources are.
+    pub(super) fn way(
+        &self,
+        needs: &Needs,
+        choice: Option<Choice>,
+        weights: &[u128; WEIGHED],
+    ) -> Option<Way> {
         let fit = if choice.is_some() { None } else { Some(self.fit(needs)?) };
         let fixed_pages = choice.and_then(|choice| choice.pages);
         let devices = |start: usize| {
@@ -277,8 +284,13 @@ impl Room {
         if fit != Some(Fit::Spread) {
             let fitting = (0..self.nodes.len()).filter(|&node| self.node_fits(node, needs, fixed_pages));
             let best = fitting.min_by_key(|&node| {
-                let room = &self.nodes[node];
-                (room.lack(needs.cores), far(node, &devices(node)), room.fullness_left())
+                let (room, devices) = (&self.nodes[node], devices(node));
+                let [millicores, memory] = room.part_left();
+                let gpu = devices.gpu.map_or(0, |at| self.gpus[at].part_left());
+                let nic = devices.nic.map_or(0, |at| self.nics[at].part_left());
+                let left = weights.iter().zip([millicores, memory, gpu, nic]);
+                let left: u128 = left.map(|(weight, part)| weight * u128::from(part)).sum();
+                (room.lack(needs.cores), far(node, &devices), left)
             });
             if let Some(start) = best {
                 let pages =
@@ -464,7 +476,16 @@ struct Given {
     pages: u64,
 }
 
+/// Which part of something is left, in 1024ths.
+fn part(left: u64, had: u64) -> u64 {
+    (u128::from(left) << 10).checked_div(had.into()).unwrap_or(0) as u64
+}
+
 impl Slot {
+    fn part_left(&self) -> u64 {
+        part(self.free, self.had)
+    }
+
     fn take(&mut self, need: u64) -> Device {
         let amount = if self.instance.is_some() { self.free } else { need };
         self.free = self.free.checked_sub(amount.max(need)).expect("only what is free is given away");
@@ -530,10 +551,9 @@ impl NodeRoom {
         (count(|core| core.isolated) < cores, cores > 0 && count(|core| !core.first) < cores)
     }
 
-    /// How much is left of it, in some unit: the fuller of two nodes has less.
-    fn fullness_left(&self) -> u64 {
-        let part = |left: u64, had: u64| (u128::from(left) << 10).checked_div(had.into()).unwrap_or(0) as u64;
-        part(self.millicores(), self.had[0]) + part(self.memory_bytes, self.had[1])
+    /// Which part of its processors and of its memory is left.
+    fn part_left(&self) -> [u64; 2] {
+        [part(self.millicores(), self.had[0]), part(self.memory_bytes, self.had[1])]
     }
 
     /// Takes so many of the free processors. Isolated ones go first, the core of processor 0 last. Of each sort whole
