@@ -5,22 +5,22 @@ use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tier
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
 use crate::history::History;
-use crate::host::Cores;
+use crate::host::Host;
 use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
+use crate::resources::{Allocator, HostFile, Inventory, InventoryError, Shortage};
 use crate::scaler::{ScaleError, Scaler};
 use crate::shell::{Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::region::RegionError;
 use shard_runtime::stats::StatsReader;
-use shard_runtime::topology::Topology;
 use shard_runtime::wake::{Bell, create_bell};
 use shard_runtime::{barrier, clock};
-use shardkit::application::Application;
+use shardkit::application::{Application, Needs};
 use shardkit::error::PortError;
-use shardkit::manifest::{Host, Manifest, ManifestError, ProgramError, resolve_program};
+use shardkit::manifest::{Host as HostNeeds, Manifest, ManifestError, ProgramError, resolve_program};
 use shardkit::{CallId, In, Out, SendError, Wire};
 use std::fmt;
 use std::io;
@@ -38,6 +38,20 @@ pub enum StartError {
     /// The manifest is wrong.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The host file is wrong.
+    #[error(transparent)]
+    HostFile(ManifestError),
+    /// What the host file says and what was found contradict each other.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// The warm shards do not fit together, though each alone and the sums do.
+    #[error("the warm shards do not fit together; with a shard of `{component}`, {shortage}")]
+    Shortage {
+        /// The component of the first that does not fit.
+        component: String,
+        /// What is missing.
+        shortage: Shortage,
+    },
     /// A component's program is not there.
     #[error("component `{component}`: {source}")]
     Program {
@@ -119,6 +133,7 @@ pub struct NotWarm {
 pub struct Builder {
     manifest: Manifest,
     launcher: Option<PathBuf>,
+    host_file: Option<PathBuf>,
     quiet: bool,
 }
 
@@ -128,6 +143,13 @@ impl Builder {
     #[must_use]
     pub fn launcher(mut self, program: impl Into<PathBuf>) -> Self {
         self.launcher = Some(program.into());
+        self
+    }
+
+    /// Names a [host file](crate::resources::HostFile): what it says of this host overrides what is found.
+    #[must_use]
+    pub fn host_file(mut self, path: Option<impl Into<PathBuf>>) -> Self {
+        self.host_file = path.map(Into::into);
         self
     }
 
@@ -143,8 +165,7 @@ impl Builder {
     /// # Errors
     /// See [`StartError`]. Everything is checked before anything starts.
     pub fn start(self) -> Result<Composer, StartError> {
-        let topology = Topology::read();
-        self.manifest.check_needs(&host(&topology))?;
+        let allocator = self.allocator()?;
         let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
         let application = Arc::new(self.manifest.application().clone());
@@ -183,7 +204,6 @@ impl Builder {
             scaler,
         );
         let inner = Arc::new(Inner::new(application, hub, embed.clone(), slow, waker));
-        let cores = Cores::new(&topology);
         let parts = Parts {
             poll,
             slow: slow_effects,
@@ -193,7 +213,7 @@ impl Builder {
             quiet: self.quiet,
             embed_bell,
             hub_bell,
-            cores,
+            host: Host::new(allocator),
             history,
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
@@ -208,6 +228,31 @@ impl Builder {
             handle.spawn("mail", move || embed.serve())?;
         }
         Ok(Composer { handle: Arc::new(handle) })
+    }
+
+    /// What the host has, after it was checked that all warm shards fit.
+    fn allocator(&self) -> Result<Allocator, StartError> {
+        let file = self.host_file.as_ref().map(HostFile::read).transpose().map_err(StartError::HostFile)?;
+        let probed = || Inventory::probe();
+        let inventory = match file {
+            Some(file) if file.wants_probe() => file.apply(probed())?,
+            Some(file) => file.apply(Inventory::empty())?,
+            None => probed(),
+        };
+        self.manifest.check_needs(&HostNeeds {
+            cores: inventory.processors().count() as u32,
+            memory_bytes: inventory.memory_bytes(),
+            gpu_memory_bytes: inventory.gpu_memory_bytes(),
+        })?;
+        let allocator = Allocator::new(vec![inventory])?;
+        let needy = self.manifest.application().components.iter().filter(|c| c.needs != Needs::default());
+        let warm = needy.flat_map(|component| std::iter::repeat_n(component, component.shards.warm as usize));
+        let (names, needs): (Vec<_>, Vec<_>) =
+            warm.map(|component| (&component.name, component.needs)).unzip();
+        match allocator.clone().allocate_all(&needs) {
+            Ok(_tried) => Ok(allocator),
+            Err(shortage) => Err(StartError::Shortage { component: names[shortage.at].clone(), shortage }),
+        }
     }
 
     /// Whether every shard can be told what it is.
@@ -238,13 +283,6 @@ impl Builder {
         let generics: Result<_, _> = application.generics.iter().map(generic).collect();
         Ok((components?, generics?))
     }
-}
-
-/// What this host has to give. GPUs are not looked for yet, so there are none.
-fn host(topology: &Topology) -> Host {
-    let info = rustix::system::sysinfo();
-    let memory_bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
-    Host { cores: topology.cores.len() as u32, memory_bytes, gpu_memory_bytes: 0 }
 }
 
 /// A running composer. Clones share it; when the last is dropped, it ends with all its shards.
@@ -341,7 +379,7 @@ pub struct SessionInfo {
 impl Composer {
     /// Prepares a composer for a manifest.
     pub fn builder(manifest: Manifest) -> Builder {
-        Builder { manifest, launcher: None, quiet: false }
+        Builder { manifest, launcher: None, host_file: None, quiet: false }
     }
 
     /// Starts a composer for the manifest in a file.

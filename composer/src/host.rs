@@ -1,93 +1,84 @@
-//! The host's processors as the composer gives them out, and what the host can do, as `doctor` tells.
+//! The host as the shell gives it out: to each shard what it needs, or the reason why not.
 
-use shard_runtime::topology::Topology;
+use crate::resources::{Allocator, Grant, Shortage};
 use shardkit::application::{Needs, Wait};
 use std::time::SystemTime;
 
-/// The processors: some belong to one shard each, the others are shared by everyone else.
+/// The only host of the shell's allocator.
+const HERE: usize = 0;
+
+/// See the head of this file.
 ///
 /// Invariant: at least one processor is shared, so that a spinning shard never starves the composer.
 #[derive(Debug)]
-pub(crate) struct Cores {
-    /// All that this process may use, isolated ones first.
-    all: Vec<usize>,
-    taken: Vec<usize>,
+pub(crate) struct Host {
+    allocator: Allocator,
     /// Shards without a processor of their own.
     sharers: usize,
 }
 
-impl Cores {
-    pub(crate) fn new(topology: &Topology) -> Self {
-        let mut cores: Vec<_> = topology.cores.iter().collect();
-        // Processor 0 serves interrupts on most hosts: it is the last to be given away.
-        cores.sort_by_key(|core| (!core.isolated, core.id == 0, core.id));
-        Self { all: cores.into_iter().map(|core| core.id).collect(), taken: Vec::new(), sharers: 0 }
+impl Host {
+    /// `allocator` has this host alone.
+    pub(crate) fn new(allocator: Allocator) -> Self {
+        Self { allocator, sharers: 0 }
     }
 
-    /// A processor for a shard that needs some of its own; `None` if it needs none, or none can be spared.
-    pub(crate) fn take(&mut self, needed: u32) -> Option<usize> {
-        let free = self.all.iter().copied().find(|core| !self.taken.contains(core));
-        match free {
-            Some(core) if needed > 0 && self.taken.len() + 1 < self.all.len() => {
-                self.taken.push(core);
-                Some(core)
-            }
-            _ => {
-                self.sharers += 1;
-                None
-            }
+    pub(crate) fn take(&mut self, needs: &Needs) -> Result<Grant, Shortage> {
+        let grant = self.allocator.allocate(needs)?;
+        self.sharers += usize::from(!owns_processors(&grant));
+        Ok(grant)
+    }
+
+    /// A shard is gone.
+    pub(crate) fn give_back(&mut self, grant: Grant) {
+        self.sharers -= usize::from(!owns_processors(&grant));
+        self.allocator.release(grant);
+    }
+
+    /// How many shards more with these needs there is room for; `None` if nothing that they need is short. What the
+    /// shards were given bounds it, and what others have left of the memory: `free_memory_bytes`, if that is known.
+    pub(crate) fn room(&self, needs: &Needs, free_memory_bytes: Option<u64>) -> Option<u32> {
+        let by_memory = free_memory_bytes.and_then(|bytes| bytes.checked_div(needs.memory_bytes));
+        let shards = self.allocator.room(needs).into_iter().chain(by_memory).min()?;
+        Some(u32::try_from(shards).unwrap_or(u32::MAX))
+    }
+
+    /// The processor of a shard's thread, if it has one of its own, and those of its other threads: the rest of its own,
+    /// or else those that nobody has for itself, of its NUMA nodes if it was promised a part of them.
+    pub(crate) fn processors(&self, grant: &Grant) -> (Option<u32>, Vec<u32>) {
+        let mut own = grant.processors();
+        let (first, rest) = (own.next(), own.collect::<Vec<_>>());
+        if !rest.is_empty() {
+            (first, rest)
+        } else if first.is_some() || grant.share_millicores() > 0 {
+            (first, self.allocator.shared_near(grant))
+        } else {
+            (None, self.shared())
         }
-    }
-
-    /// A shard is gone; `core` was what [`take`](Self::take) gave it.
-    pub(crate) fn give_back(&mut self, core: Option<usize>) {
-        match core {
-            Some(core) => self.taken.retain(|taken| *taken != core),
-            None => self.sharers -= 1,
-        }
-    }
-
-    /// How many can still be given away.
-    pub(crate) fn free(&self) -> u32 {
-        (self.all.len() - self.taken.len()).saturating_sub(1) as u32
     }
 
     /// The processors that nobody has for itself.
-    pub(crate) fn shared(&self) -> Vec<usize> {
-        self.all.iter().copied().filter(|core| !self.taken.contains(core)).collect()
+    pub(crate) fn shared(&self) -> Vec<u32> {
+        self.allocator.shared(HERE)
     }
 
     /// How long a shard may poll before it sleeps, in microseconds. Never where polling would take the core from
     /// someone who has work to do.
-    pub(crate) fn spin_us(&self, wait: Wait, own_core: bool) -> u32 {
-        let crowded = self.sharers >= self.shared().len();
+    pub(crate) fn spin_us(&self, wait: Wait, grant: &Grant) -> u32 {
+        let (own, crowded) = (owns_processors(grant), self.sharers >= self.shared().len());
         match wait {
             Wait::Park => 0,
-            Wait::Spin if own_core => u32::MAX,
-            Wait::SpinThenPark { spin_us } if own_core || !crowded => spin_us.min(u32::MAX - 1),
+            Wait::Spin if own => u32::MAX,
+            Wait::SpinThenPark { spin_us } if own || !crowded => spin_us.min(u32::MAX - 1),
             Wait::Spin if !crowded => SPIN_SHARED_US,
             _ => 0,
         }
     }
 }
 
-/// What the host has to give at this moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FreeRoom {
-    /// Processors that a shard can have for itself.
-    pub(crate) cores: u32,
-    /// Memory, in bytes; `None` if the kernel does not tell.
-    pub(crate) memory_bytes: Option<u64>,
-}
-
-impl FreeRoom {
-    /// How many shards with these needs fit; `None` if nothing that they need is short.
-    pub(crate) fn shards(&self, needs: &Needs) -> Option<u32> {
-        let by_cores = self.cores.checked_div(needs.cores);
-        let by_memory = self.memory_bytes.and_then(|bytes| bytes.checked_div(needs.memory_bytes));
-        let by_memory = by_memory.map(|shards| u32::try_from(shards).unwrap_or(u32::MAX));
-        by_cores.into_iter().chain(by_memory).min()
-    }
+/// Whether there are processors in it that nobody else has.
+pub(crate) fn owns_processors(grant: &Grant) -> bool {
+    grant.processors().next().is_some()
 }
 
 /// The memory that can be had without swapping, in bytes.
@@ -121,33 +112,49 @@ const SPIN_SHARED_US: u32 = 50;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shard_runtime::topology::Core;
+    use crate::resources::{HostFile, Inventory};
 
-    fn cores(count: usize, isolated: &[usize]) -> Cores {
-        let core = |id| Core { id, node: 0, siblings: vec![id], isolated: isolated.contains(&id) };
-        Cores::new(&Topology { cores: (0..count).map(core).collect() })
+    fn host(processors: &str) -> Host {
+        let text = format!("probe = false\n[node.0]\nprocessors = '{processors}'\nmemory = '4GiB'");
+        let inventory = HostFile::parse(&text, "host.toml").unwrap().apply(Inventory::empty()).unwrap();
+        Host::new(Allocator::new(vec![inventory]).unwrap())
     }
 
     #[test]
-    fn isolated_cores_go_first_and_one_core_stays_shared() {
-        let mut cores = cores(4, &[2]);
-        assert_eq!(cores.take(1), Some(2));
-        assert_eq!(cores.take(1), Some(1));
-        assert_eq!(cores.take(1), Some(3));
-        assert_eq!(cores.take(1), None);
-        assert_eq!(cores.shared(), [0]);
-        cores.give_back(Some(1));
-        assert_eq!(cores.take(1), Some(1));
+    fn a_shards_thread_gets_the_first_of_its_processors_and_its_other_threads_the_rest() {
+        let mut host = host("0-4");
+        let two = host.take(&Needs { cores: 2, ..Needs::default() }).unwrap();
+        assert_eq!(host.processors(&two), (Some(1), vec![2]));
+        let one = host.take(&Needs { cores: 1, ..Needs::default() }).unwrap();
+        assert_eq!(host.processors(&one), (Some(3), vec![0, 4]));
+        let none = host.take(&Needs::default()).unwrap();
+        assert_eq!(host.processors(&none), (None, vec![0, 4]));
+        host.give_back(two);
+        assert_eq!(host.processors(&none), (None, vec![0, 1, 2, 4]));
+        host.give_back(one);
+        host.give_back(none);
+    }
+
+    #[test]
+    fn room_is_what_was_not_given_and_what_others_left() {
+        let mut host = host("0-2");
+        let needs = |cores, memory_bytes| Needs { cores, memory_bytes, ..Needs::default() };
+        let _held = host.take(&needs(1, 1 << 30)).unwrap();
+        assert_eq!(host.room(&needs(0, 1 << 30), None), Some(3));
+        assert_eq!(host.room(&needs(0, 1 << 30), Some(2 << 30)), Some(2));
+        assert_eq!(host.room(&needs(1, 1 << 30), Some(8 << 30)), Some(1));
+        assert_eq!(host.room(&needs(0, 0), Some(0)), None);
     }
 
     #[test]
     fn nobody_spins_where_there_is_no_core_for_it() {
-        let mut cores = cores(2, &[]);
-        assert_eq!(cores.take(0), None);
-        assert_eq!(cores.spin_us(Wait::SpinThenPark { spin_us: 50 }, false), 50);
-        assert_eq!(cores.take(0), None);
-        assert_eq!(cores.spin_us(Wait::SpinThenPark { spin_us: 50 }, false), 0);
-        assert_eq!(cores.spin_us(Wait::Spin, false), 0);
-        assert_eq!(cores.spin_us(Wait::Spin, true), u32::MAX);
+        let mut host = host("0-2");
+        let own = host.take(&Needs { cores: 1, ..Needs::default() }).unwrap();
+        let shares = host.take(&Needs::default()).unwrap();
+        assert_eq!(host.spin_us(Wait::SpinThenPark { spin_us: 50 }, &shares), 50);
+        let _another = host.take(&Needs::default()).unwrap();
+        assert_eq!(host.spin_us(Wait::SpinThenPark { spin_us: 50 }, &shares), 0);
+        assert_eq!(host.spin_us(Wait::Spin, &shares), 0);
+        assert_eq!(host.spin_us(Wait::Spin, &own), u32::MAX);
     }
 }

@@ -23,6 +23,7 @@
 //! Inside, [`core`] decides, without clock or I/O; a thin shell carries out what it decides.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod awake;
 mod backoff;
 pub mod backtest;
@@ -39,6 +40,7 @@ mod launcher;
 mod load;
 pub mod policy;
 mod processes;
+pub mod resources;
 pub mod scaler;
 mod shell;
 pub mod trace;

@@ -146,6 +146,10 @@ impl Processes {
         self.table.get_mut(&id)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Process> {
+        self.table.values()
+    }
+
     pub(crate) fn ids(&self) -> Vec<ProcessId> {
         self.table.keys().copied().collect()
     }

@@ -4,22 +4,27 @@
 //! with mio. What the core decides comes over a channel, in order. Where a shard comes from is the shell's choice: the
 //! cheapest that is at hand (`sources`).
 //!
+//! What a shard needs of the host is its own from before it is started until it was reaped. If it is not to be had while
+//! others that hold some of it are ending, the launch waits for them; otherwise it fails, and says what is missing.
+//!
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` in the end, for every `Wire` one `Wired` or
 //! `WireFailed` unless one of its ends is gone.
 
 mod loads;
 mod sources;
 
+use crate::affinity::confine;
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::freezer::Freezer;
 use crate::history::History;
-use crate::host::{Cores, FreeRoom, free_memory_bytes, time_of_week};
+use crate::host::{Host, free_memory_bytes, owns_processors, time_of_week};
 use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
 use crate::load::Gauge;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
+use crate::resources::{Grant, Shortage};
 use crate::scaler::Scaler;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -54,13 +59,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A shard as the shell sees it.
 struct Shard {
     component: ComponentId,
-    /// None as long as it waits for a zygote.
+    /// None as long as it waits for a zygote, or for its part of the host.
     process: Option<ProcessId>,
+    /// Its part of the host; none as long as it waits for that.
+    grant: Option<Grant>,
+    /// It was told to end, so its part of the host is about to come back.
+    leaving: bool,
     from: Tier,
     bell: Region,
     stats: Region,
     link: LinkId,
-    core: Option<usize>,
     welcomed: bool,
     launched_ns: u64,
     /// It may use the processor with nothing to do.
@@ -93,7 +101,13 @@ pub(crate) struct Shell {
     packet: Packet,
     embed_bell: Option<Region>,
     hub_bell: Region,
-    cores: Cores,
+    host: Host,
+    /// Launches that wait for what others give back, the oldest first.
+    waiting: Vec<ShardId>,
+    /// Something came back that they may wait for.
+    came_back: bool,
+    /// Which processors are shared has changed.
+    shared_changed: bool,
     /// Whether some composition lets its sessions end when nobody uses them.
     has_idle_timeouts: bool,
     /// Whether shards of some component may hold several sessions, and when their loads are looked at next.
@@ -113,7 +127,7 @@ pub(crate) struct Parts {
     pub(crate) quiet: bool,
     pub(crate) embed_bell: Option<Region>,
     pub(crate) hub_bell: Region,
-    pub(crate) cores: Cores,
+    pub(crate) host: Host,
     pub(crate) history: Option<History>,
 }
 
@@ -128,7 +142,7 @@ impl Shell {
             quiet,
             embed_bell,
             hub_bell,
-            cores,
+            host,
             history,
         } = parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
@@ -158,7 +172,10 @@ impl Shell {
             packet: Packet::new(),
             embed_bell,
             hub_bell,
-            cores,
+            host,
+            waiting: Vec::new(),
+            came_back: false,
+            shared_changed: false,
         })
     }
 
@@ -181,6 +198,8 @@ impl Shell {
             }
             self.obey();
             self.look_at_time();
+            self.go_on_waiting();
+            self.move_threads();
             self.keep_sources();
         }
         // The helper ends what is left: spares and zygotes.
@@ -212,10 +231,12 @@ impl Shell {
             return;
         }
         // The kernel is asked before the hub is taken: claims wait for that lock.
-        let free = FreeRoom { cores: self.cores.free(), memory_bytes: free_memory_bytes() };
+        let free_memory_bytes = free_memory_bytes();
         let application = &self.inner.application;
         let mut hub = self.inner.lock();
-        hub.scale(now_ns, time_of_week(), |id| free.shards(&application.component(id).needs));
+        hub.scale(now_ns, time_of_week(), |id| {
+            self.host.room(&application.component(id).needs, free_memory_bytes)
+        });
         let saved = self.history.as_ref().and(hub.scaler.as_ref()).map(Scaler::save);
         for (at, generic) in application.generics.iter().enumerate() {
             if let Some(wanted) = hub.scaler.as_ref().and_then(|scaler| scaler.spares(at)) {
@@ -277,14 +298,18 @@ impl Shell {
 
     fn launch(&mut self, shard: ShardId, component: ComponentId) {
         if let Err(error) = self.try_launch(shard, component) {
-            let name = &self.inner.application.component(component).name;
-            tracing::error!(%shard, component = name, %error, "launch failed");
-            self.forget(shard);
-            self.tell(Event::ShardExited { shard, how: Exit::NotStarted(errno(&error)) });
+            self.not_launched(shard, component, &error);
         }
     }
 
-    /// Makes what a shard needs, and gets a process for it from the cheapest source that is at hand.
+    fn not_launched(&mut self, shard: ShardId, component: ComponentId, error: &LaunchError) {
+        let name = &self.inner.application.component(component).name;
+        tracing::error!(%shard, component = name, %error, "launch failed");
+        self.forget(shard);
+        self.tell(Event::ShardExited { shard, how: Exit::NotStarted(errno(error)) });
+    }
+
+    /// Makes what a shard needs, gets it its part of the host, and a process.
     fn try_launch(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
         let spec = self.inner.application.component(component);
         let link = self.inner.lock().reserve_link(shard).ok_or(LaunchError::NoLink)?;
@@ -296,13 +321,80 @@ impl Shell {
             bell: create_bell("shard-bell")?,
             stats: Stats::create("shard-stats")?,
             link,
-            core: self.cores.take(spec.needs.cores),
+            grant: None,
+            leaving: false,
             welcomed: false,
             launched_ns: clock::now_ns(),
             polls: true,
             gauge: None,
         };
         self.shards.insert(shard, entry);
+        match self.give_room(shard, component) {
+            Err(LaunchError::Shortage(shortage))
+                if self.shards.values().any(|s| s.leaving && s.grant.is_some()) =>
+            {
+                tracing::debug!(%shard, %shortage, "the launch waits for what others give back");
+                self.waiting.push(shard);
+                Ok(())
+            }
+            given => given.and_then(|()| self.start_at_hand(shard, component)),
+        }
+    }
+
+    /// Gives a shard its part of the host.
+    fn give_room(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
+        let name = &self.inner.application.component(component).name;
+        let needs = &self.inner.application.component(component).needs;
+        let grant = self.host.take(needs).inspect_err(|shortage| {
+            self.inner.note_fault_of(component, format!("there is no room for it: {shortage}"));
+        })?;
+        tracing::debug!(%shard, component = name, ?grant, "its part of the host");
+        self.shared_changed |= owns_processors(&grant);
+        if let Some(entry) = self.shards.get_mut(&shard) {
+            entry.grant = Some(grant);
+        }
+        Ok(())
+    }
+
+    /// Launches what waits and can be had by now.
+    fn go_on_waiting(&mut self) {
+        if !std::mem::take(&mut self.came_back) {
+            return;
+        }
+        for shard in std::mem::take(&mut self.waiting) {
+            let Some(component) = self.shards.get(&shard).map(|entry| entry.component) else { continue };
+            let leaving = self.shards.values().any(|s| s.leaving && s.grant.is_some());
+            match self.give_room(shard, component) {
+                Err(LaunchError::Shortage(_)) if leaving => self.waiting.push(shard),
+                given => {
+                    if let Err(error) = given.and_then(|()| self.start_at_hand(shard, component)) {
+                        self.not_launched(shard, component, &error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves the threads of all processes to where they belong, if that has changed.
+    fn move_threads(&mut self) {
+        if !std::mem::take(&mut self.shared_changed) {
+            return;
+        }
+        let shared = self.host.shared();
+        for process in self.processes.iter().filter(|process| process.pid != 0) {
+            let shard = if let Role::Shard(shard) = process.role { self.shards.get(&shard) } else { None };
+            match shard.and_then(|shard| shard.grant.as_ref()) {
+                Some(grant) => {
+                    let own: Vec<u32> = grant.processors().collect();
+                    confine(process.pid, &own, &self.host.processors(grant).1);
+                }
+                None => confine(process.pid, &[], &shared),
+            }
+        }
+    }
+
+    /// Gets a process for a shard from the cheapest source that is at hand.
+    fn start_at_hand(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
         if self.take_fork(shard, component) || self.take_spare(shard, component) {
             return Ok(());
         }
@@ -469,6 +561,8 @@ impl Shell {
         let took = Duration::from_nanos(clock::now_ns() - entry.launched_ns);
         let (component, from) = (entry.component, entry.from);
         tracing::info!(%shard, component = self.name(shard), %from, ?took, "shard ready");
+        // It may have been told of processors that have been given away since.
+        self.shared_changed = true;
         self.inner.note_start(component, Start { tier: from, took });
         self.tell(Event::ShardReady { shard });
     }
@@ -481,13 +575,15 @@ impl Shell {
         let process = entry.process.and_then(|process| self.processes.get(process));
         let socket = &process.ok_or(LaunchError::NoLauncher)?.socket;
         let spec = self.inner.application.component(entry.component);
+        let grant = entry.grant.as_ref().ok_or(LaunchError::NoLauncher)?;
+        let (core, shared_cores) = self.host.processors(grant);
         let welcome = Welcome {
             shard,
             component: entry.component,
             spec: postcard::to_stdvec(spec).map_err(|error| LaunchError::Spec(error.to_string()))?,
-            core: entry.core.map(|core| core as u32),
-            shared_cores: self.cores.shared().iter().map(|core| *core as u32).collect(),
-            spin_us: self.cores.spin_us(spec.wait, entry.core.is_some()),
+            core,
+            shared_cores,
+            spin_us: self.host.spin_us(spec.wait, grant),
         };
         entry.polls = welcome.spin_us > 0;
         socket.send(&ToShard::Welcome(welcome), &[entry.bell.as_fd(), entry.stats.as_fd()])?;
@@ -674,6 +770,7 @@ impl Shell {
 
     fn stop(&mut self, shard: ShardId) {
         tracing::debug!(%shard, component = self.name(shard), "stopping");
+        self.shards.entry(shard).and_modify(|entry| entry.leaving = true);
         let sent = self.process_of(shard).map(|process| process.socket.send(&ToShard::Stop, &[]));
         if !matches!(sent, Some(Ok(()))) {
             self.kill_now(shard);
@@ -686,7 +783,8 @@ impl Shell {
     }
 
     fn kill_now(&mut self, shard: ShardId) {
-        let Some(entry) = self.shards.get(&shard) else { return };
+        let Some(entry) = self.shards.get_mut(&shard) else { return };
+        entry.leaving = true;
         let process = entry.process;
         if let Some(zygote) = self.sources.debtor(shard, process) {
             tracing::warn!(%shard, component = self.name(shard), "its zygote does not answer and is killed");
@@ -694,7 +792,7 @@ impl Shell {
         }
         match process {
             Some(process) => self.processes.kill(process),
-            // It waits for a zygote, so there is nothing to kill.
+            // It waits for a zygote or for room, so there is nothing to kill.
             None => self.shard_exited(shard, Exit::Signal(Signal::KILL.as_raw())),
         }
     }
@@ -749,8 +847,13 @@ impl Shell {
             if let Some(process) = entry.process {
                 self.processes.remove(process);
             }
-            self.cores.give_back(entry.core);
+            if let Some(grant) = entry.grant {
+                self.came_back = true;
+                self.shared_changed |= owns_processors(&grant);
+                self.host.give_back(grant);
+            }
         }
+        self.waiting.retain(|waiting| *waiting != shard);
         self.sources.give_up(shard);
         self.freezer.forget(shard);
         let mut hub = self.inner.lock();
@@ -817,6 +920,8 @@ enum LaunchError {
         shard_runtime::wake::LINKS_MAX
     )]
     NoLink,
+    #[error("there is no room for it: {0}")]
+    Shortage(#[from] Shortage),
     #[error("the shard or the launch helper is gone")]
     NoLauncher,
     #[error("the application has no embedder")]
@@ -836,6 +941,7 @@ enum LaunchError {
 fn errno(error: &LaunchError) -> i32 {
     match error {
         LaunchError::Io(error) => error.raw_os_error().unwrap_or(0),
+        LaunchError::Shortage(_) => rustix::io::Errno::AGAIN.raw_os_error(),
         LaunchError::NoLink => rustix::io::Errno::MFILE.raw_os_error(),
         _ => rustix::io::Errno::IO.raw_os_error(),
     }

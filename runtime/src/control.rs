@@ -90,7 +90,8 @@ pub struct Welcome {
     pub spec: Vec<u8>,
     /// The processor that it has for itself, if any.
     pub core: Option<u32>,
-    /// The processors for its service thread, and for the shard itself if it has none of its own.
+    /// The processors for its other threads: the rest of its own, or those that nobody has for itself. For the shard
+    /// itself too if it has none of its own.
     pub shared_cores: Vec<u32>,
     /// How long it may poll before it sleeps, in microseconds: 0 for not at all, `u32::MAX` for ever.
     pub spin_us: u32,

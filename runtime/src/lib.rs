@@ -12,6 +12,7 @@ mod copy;
 pub mod frame;
 pub mod id;
 pub mod inbox;
+pub mod landlock;
 pub mod memory;
 #[cfg(all(loom, test))]
 mod models;

@@ -197,8 +197,12 @@ impl Shards {
 pub struct Needs {
     /// Cores of its own; 0 means that it shares the cores that nobody owns.
     pub cores: u32,
+    /// Of the cores that nobody owns, so much, in thousandths of a core.
+    pub share_millicores: u32,
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// Memory in huge pages, in bytes, besides the other.
+    pub huge_pages_bytes: u64,
     /// GPU memory, in bytes.
     pub gpu_memory_bytes: u64,
     /// Bandwidth to other nodes, in bits a second.

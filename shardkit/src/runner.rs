@@ -250,10 +250,14 @@ impl<S: Shard> Runner<S> {
         })?;
         let bell = Bell::map(&Region::receive(bell, BELL_BYTES)?)?;
         let stats = Stats::map(&Region::receive(stats, STATS_BYTES)?)?;
-        take_cores(&welcome, &stats);
+        // A refusal leaves the shard where it is: slower, not wrong. Threads of the author's start where this one is.
+        let _ = topology::allow(&cores(&welcome));
 
         let config = Config::new(welcome.shard, component);
         let shard = make(&config)?;
+        if let Some(core) = welcome.core.filter(|core| topology::pin(*core as usize)) {
+            stats.set(Counter::Core, u64::from(core) + 1);
+        }
         let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));
         let commands = start_service(Arc::clone(&control), packet, endpoint.ringer(), &welcome)?;
         let mut runner = Self {
@@ -356,21 +360,7 @@ fn inherited_socket() -> Result<ControlSocket> {
     })
 }
 
-/// Puts the calling thread where the composer wants it.
-fn take_cores(welcome: &Welcome, stats: &Stats) {
-    // A refusal leaves the shard where it is: slower, not wrong. `shardctl doctor` names the cause.
-    match welcome.core {
-        Some(core) => {
-            if topology::pin(core as usize) {
-                stats.set(Counter::Core, u64::from(core) + 1);
-            }
-        }
-        None => {
-            let _ = topology::allow(&cores(welcome));
-        }
-    }
-}
-
+/// The processors of a shard's other threads.
 fn cores(welcome: &Welcome) -> Vec<usize> {
     welcome.shared_cores.iter().map(|core| *core as usize).collect()
 }

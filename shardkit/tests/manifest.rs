@@ -21,7 +21,9 @@ capacity = 64
 warm = 2
 max = 4
 cores = 1
+share = 1.5
 memory = "64MiB"
+huge_pages = "4MiB"
 gpu_memory = 1024
 bandwidth = "1Gbit/s"
 wait = "spin"
@@ -84,7 +86,9 @@ fn every_key_arrives() {
     assert_eq!(physics.shards, Shards::between(2, 4));
     let needs = Needs {
         cores: 1,
+        share_millicores: 1500,
         memory_bytes: 64 << 20,
+        huge_pages_bytes: 4 << 20,
         gpu_memory_bytes: 1024,
         bandwidth_bits_per_s: 1_000_000_000,
     };

@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 22 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote`, `config` …"
+        "5:1: unknown key `a`b`; the 24 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after` …"
     );
 }
 
@@ -345,6 +345,7 @@ fn a_malformed_size_is_named_with_an_example() {
         in_component("memory = '64mb'"),
         "5:10: `memory` can't be \"64mb\"; write a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"
     );
+    assert_eq!(in_component("share = -0.5"), "5:9: `share` is -0.5; use a number from 0 to 4096");
     assert_eq!(
         in_component("gpu_memory = -1"),
         "5:14: `gpu_memory` can't be -1; write a number of bytes, or a text like \"64MiB\" (B, KiB, MiB, GiB, TiB, kB, MB, GB, TB)"

@@ -154,7 +154,20 @@ fn schema_check_and_doctor_print_what_they_promise() {
     let schema: serde_json::Value = serde_json::from_slice(&run(&["schema"]).stdout).expect("JSON");
     assert!(schema["properties"]["component"].is_object());
     let doctor = text(&run(&["doctor"]));
-    assert!(doctor.contains("membarrier") && doctor.contains("cores"), "{doctor}");
+    assert!(doctor.contains("membarrier") && doctor.contains("node 0"), "{doctor}");
     let place = Place::new();
+    let host = place.path("host.toml");
+    std::fs::write(&host, "probe = false\n[node.0]\nprocessors = '0-1'\n[gpu.first]\nmemory = '8GiB'")
+        .unwrap();
+    let host = host.display().to_string();
+    let doctor = text(&run(&["doctor", "--json", "--host", &host]));
+    let lines: Vec<serde_json::Value> =
+        doctor.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect();
+    assert_eq!(lines[0]["inventory"]["gpus"][0]["memory_bytes"], 8_u64 << 30);
+    assert!(lines.iter().any(|line| line["limit"]["what"] == "memory.max"), "{doctor}");
+    std::fs::write(&host, "[node.0]\nprocessor = '0'").unwrap();
+    let refused = run(&["doctor", "--host", &host]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("host.toml:2:1: unknown key `processor`"));
     assert!(run(&["check", &place.path("echo.toml").display().to_string()]).status.success());
 }

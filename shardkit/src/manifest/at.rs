@@ -11,17 +11,21 @@ use toml::Spanned;
 
 /// A value and its place. A default stands nowhere; its span is empty.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) span: Span,
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub span: Span,
 }
 
 impl<T> At<T> {
-    pub(super) fn new(value: T, span: Span) -> Self {
+    /// A value that stands at `span`.
+    pub fn new(value: T, span: Span) -> Self {
         Self { value, span }
     }
 
-    pub(super) fn nowhere(value: T) -> Self {
+    /// A value that stands nowhere.
+    pub fn nowhere(value: T) -> Self {
         Self { value, span: 0..0 }
     }
 }
@@ -61,7 +65,7 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 
 /// A table whose keys are names, in the order of the text. (A parsed TOML table is sorted by its keys.)
 #[derive(Clone, Debug)]
-pub(super) struct Named<T>(pub(super) Vec<(At<String>, T)>);
+pub struct Named<T>(pub Vec<(At<String>, T)>);
 
 impl<T> Default for Named<T> {
     fn default() -> Self {

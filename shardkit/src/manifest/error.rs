@@ -6,7 +6,7 @@
 use std::{fmt, ops::Range, path::Path, path::PathBuf};
 
 /// A range of bytes of the manifest's text.
-pub(super) type Span = Range<usize>;
+pub type Span = Range<usize>;
 
 /// How much of a source line is shown, in characters.
 const SNIPPET_CHARS_MAX: usize = 100;
@@ -70,12 +70,12 @@ impl ManifestError {
     }
 
     /// An error of the file as a whole.
-    pub(super) fn of_file(file: &Path, what: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub fn of_file(file: &Path, what: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { file: file.to_owned(), what: what.into(), cure: cure.into(), place: None }
     }
 
     /// An error at a place in the text.
-    pub(super) fn of_problem(file: &Path, text: &str, problem: Problem) -> Self {
+    pub fn of_problem(file: &Path, text: &str, problem: Problem) -> Self {
         let place = problem.span.map(|span| Box::new(Place::new(text, span)));
         Self { file: file.to_owned(), what: clip(&problem.what), cure: clip(&problem.cure), place }
     }
@@ -158,20 +158,24 @@ fn clip(message: &str) -> String {
 
 /// What is wrong, before the file and its text are added. `span` is `None` if no single place is to blame.
 #[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) span: Option<Span>,
-    pub(super) what: String,
-    pub(super) cure: String,
+pub struct Problem {
+    /// Where.
+    pub span: Option<Span>,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub cure: String,
 }
 
 impl Problem {
-    pub(super) fn at(span: &Span, what: impl Into<String>, cure: impl Into<String>) -> Self {
+    /// Something is wrong at `span`.
+    pub fn at(span: &Span, what: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { span: Some(span.clone()), what: what.into(), cure: cure.into() }
     }
 }
 
 /// The cure for a name that nothing has: the name most like it, or all that there are.
-pub(super) fn did_you_mean<'a>(name: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(name: &str, kind: &str, known: impl Iterator<Item = &'a str>) -> String {
     const LISTED_MAX: usize = 20;
     let known: Vec<&str> = known.collect();
     if let Some(similar) = most_similar(name, &known) {
@@ -202,7 +206,7 @@ fn most_similar<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Puts what the TOML parser and serde say into the words of this module.
-pub(super) fn from_toml(error: &toml::de::Error) -> Problem {
+pub fn from_toml(error: &toml::de::Error) -> Problem {
     let (what, cure) = reword(error.message());
     Problem { span: error.span(), what, cure }
 }

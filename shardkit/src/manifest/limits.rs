@@ -7,7 +7,7 @@ use super::raw::{Amount, Whole};
 use crate::application::NAME_BYTES_MAX;
 
 /// The application's or a component's name, or a port's: short, and safe in file names and logs.
-pub(super) fn check_name(name: &At<String>, kind: &str) -> Result<(), Problem> {
+pub fn check_name(name: &At<String>, kind: &str) -> Result<(), Problem> {
     let text = &name.value;
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     if text.len() > NAME_BYTES_MAX {
@@ -29,7 +29,7 @@ pub(super) fn check_name(name: &At<String>, kind: &str) -> Result<(), Problem> {
 }
 
 /// No more than `max` of something; `span` is the last one.
-pub(super) fn check_count(span: &Span, count: usize, max: usize, what: &str) -> Result<(), Problem> {
+pub fn check_count(span: &Span, count: usize, max: usize, what: &str) -> Result<(), Problem> {
     if count <= max {
         return Ok(());
     }
@@ -37,7 +37,7 @@ pub(super) fn check_count(span: &Span, count: usize, max: usize, what: &str) -> 
 }
 
 /// A whole number from `min` to `max`.
-pub(super) fn whole(raw: &At<Whole>, key: &str, min: u64, max: u64) -> Result<u64, Problem> {
+pub fn whole(raw: &At<Whole>, key: &str, min: u64, max: u64) -> Result<u64, Problem> {
     let value = raw.value.0;
     u64::try_from(value).ok().filter(|value| (min..=max).contains(value)).ok_or_else(|| {
         Problem::at(
@@ -49,7 +49,7 @@ pub(super) fn whole(raw: &At<Whole>, key: &str, min: u64, max: u64) -> Result<u6
 }
 
 /// An amount in one of `units`; `cure` says how to write one.
-pub(super) fn amount(raw: &At<Amount>, key: &str, units: &[(&str, u64)], cure: &str) -> Result<u64, Problem> {
+pub fn amount(raw: &At<Amount>, key: &str, units: &[(&str, u64)], cure: &str) -> Result<u64, Problem> {
     let (amount, shown) = match &raw.value {
         Amount::Number(number) => (u64::try_from(*number).ok(), number.to_string()),
         Amount::Text(text) => (quantity::parse(text, units), format!("{text:?}")),
@@ -58,7 +58,7 @@ pub(super) fn amount(raw: &At<Amount>, key: &str, units: &[(&str, u64)], cure: &
 }
 
 /// A size.
-pub(super) fn bytes(raw: &At<Amount>, key: &str) -> Result<u64, Problem> {
+pub fn bytes(raw: &At<Amount>, key: &str) -> Result<u64, Problem> {
     amount(
         raw,
         key,

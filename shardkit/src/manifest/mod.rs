@@ -76,7 +76,9 @@
 //! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
 //! | `scale` | no limits | see below |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
+//! | `share` | `0` | of the cores that nobody owns, so much that one shard needs: `0.25` is a quarter of one |
 //! | `memory` | `0` | memory that one shard needs; a size |
+//! | `huge_pages` | `0` | memory in huge pages that one shard needs, besides `memory`; a size |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
 //! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |
@@ -163,6 +165,17 @@ mod resolve;
 pub use error::ManifestError;
 pub use needs::Host;
 pub use program::{ProgramError, ProgramTrouble, resolve_program};
+
+/// What a manifest's reader is made of, for readers of other files that are to speak like it.
+#[doc(hidden)]
+pub mod parts {
+    pub use super::at::{At, Named};
+    pub use super::error::{Problem, Span, did_you_mean, from_toml};
+    pub use super::limits::{amount, bytes, check_count, check_name, whole};
+    pub use super::nesting::check_nesting;
+    pub use super::quantity::{BITS_PER_S, BYTES, parse, show_bytes};
+    pub use super::raw::{Amount, Whole};
+}
 
 use crate::application::Application;
 use error::Problem;

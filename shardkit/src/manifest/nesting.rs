@@ -15,7 +15,7 @@ pub(super) const NESTING_MAX: usize = 32;
 
 /// Refuses a text that nests too deeply. What it counts is never less than what the parser builds; only of a text that
 /// is no TOML anyway may it be more.
-pub(super) fn check_nesting(text: &str) -> Result<(), Problem> {
+pub fn check_nesting(text: &str) -> Result<(), Problem> {
     // For each bracket that is open, and for the entry around them all: the dots since its last comma or line.
     let mut open: Vec<(TokenKind, usize)> = Vec::new();
     let mut outer_dots = 0;

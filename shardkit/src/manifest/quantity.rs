@@ -1,7 +1,7 @@
 //! Amounts with a unit: `"64MiB"`, `"1Gbit/s"`, or a plain whole number in the base unit.
 
 /// Units of bytes, for [`parse`].
-pub(super) const BYTES: &[(&str, u64)] = &[
+pub const BYTES: &[(&str, u64)] = &[
     ("B", 1),
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
@@ -14,7 +14,7 @@ pub(super) const BYTES: &[(&str, u64)] = &[
 ];
 
 /// Units of bandwidth, in bits a second.
-pub(super) const BITS_PER_S: &[(&str, u64)] = &[
+pub const BITS_PER_S: &[(&str, u64)] = &[
     ("bit/s", 1),
     ("kbit/s", 1_000),
     ("Mbit/s", 1_000_000),
@@ -23,7 +23,7 @@ pub(super) const BITS_PER_S: &[(&str, u64)] = &[
 ];
 
 /// The amount that `text` names in one of `units`; `None` if it is malformed or larger than a `u64` can hold.
-pub(super) fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+pub fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start_matches(' ');
@@ -32,7 +32,7 @@ pub(super) fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// A size as a person writes it: the largest binary unit that divides it.
-pub(super) fn show_bytes(bytes: u64) -> String {
+pub fn show_bytes(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let fits = units.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
     fits.map_or_else(|| format!("{bytes} B"), |(name, shift)| format!("{} {name}", bytes >> shift))

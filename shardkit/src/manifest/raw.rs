@@ -92,9 +92,16 @@ pub(super) struct Component {
     #[serde(default = "zero")]
     #[schemars(range(min = 0, max = CORES_MAX))]
     pub(super) cores: At<Whole>,
+    /// Of the cores that nobody owns, so many, or such a part of one, that one shard needs: 0.25 is a quarter.
+    #[serde(default = "nothing")]
+    #[schemars(range(min = 0, max = CORES_MAX))]
+    pub(super) share: At<Number>,
     /// Memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) memory: At<Amount>,
+    /// Memory in huge pages that one shard needs, besides the other.
+    #[serde(default = "no_bytes")]
+    pub(super) huge_pages: At<Amount>,
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
@@ -360,7 +367,7 @@ impl Default for Wait {
 
 /// A whole number.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Whole(pub(super) i64);
+pub struct Whole(pub i64);
 
 /// A number, whole or not.
 #[derive(Clone, Copy, Debug)]
@@ -369,8 +376,10 @@ pub(super) struct Number(pub(super) f64);
 /// A number in the base unit, or a text with a unit.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub(super) enum Amount {
+pub enum Amount {
+    /// In the base unit.
     Number(i64),
+    /// With its unit.
     Text(String),
 }
 

@@ -90,7 +90,9 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         shards: shards(raw)?,
         needs: Needs {
             cores: whole(&raw.cores, "cores", 0, CORES_MAX.into())? as u32,
+            share_millicores: millicores(&raw.share)?,
             memory_bytes: bytes(&raw.memory, "memory")?,
+            huge_pages_bytes: bytes(&raw.huge_pages, "huge_pages")?,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
             bandwidth_bits_per_s: amount(
                 &raw.bandwidth,
@@ -110,6 +112,16 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         zygote: raw.zygote,
         config_json: config_json(raw.config.as_ref())?,
     })
+}
+
+/// A part of the shared cores. What is less than a thousandth counts as one.
+fn millicores(raw: &At<raw::Number>) -> Result<u32, Problem> {
+    let cores = raw.value.0;
+    if (0.0..=f64::from(CORES_MAX)).contains(&cores) {
+        return Ok((cores * 1000.0).ceil() as u32);
+    }
+    let cure = format!("use a number from 0 to {CORES_MAX}");
+    Err(Problem::at(&raw.span, format!("`share` is {cores}"), cure))
 }
 
 /// The embedder as a component: ports, and nothing that anyone would run.

@@ -1,152 +1,162 @@
-//! `shardctl doctor`: what this host offers to shards, what is missing, and what to type.
+//! `shardctl doctor`: what this host has for shards, what it can hold them to, what is missing, and what to type.
 
-use crate::Outcome;
+use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use shard_composer::resources::limits::{Facts, Limit, State, limits};
+use shard_composer::resources::{HostFile, Inventory};
 use shard_runtime::region::Region;
-use shard_runtime::topology::Topology;
-use shard_runtime::verbs::{Wish, choose};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub(crate) struct Doctor {
-    /// Print one JSON object a line.
+    /// Print one JSON object a line: the inventory, each limit, and what else was looked at.
     #[arg(long)]
     json: bool,
+    /// A host file: what it says of this host overrides what is found.
+    #[arg(long)]
+    host: Option<PathBuf>,
 }
 
-/// A thing that was looked at.
+/// A thing besides the limits that was looked at.
 #[derive(Serialize)]
 struct Finding {
     what: &'static str,
-    state: State,
+    well: bool,
     found: String,
     /// What to type to mend it, if it is not as it should be.
     mend: Option<&'static str>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Ok,
-    Weak,
-    Missing,
-}
-
 impl Doctor {
     pub(crate) fn run(self) -> Outcome {
-        for finding in findings() {
-            if self.json {
-                println!("{}", serde_json::json!(finding));
-                continue;
-            }
-            let state = match finding.state {
-                State::Ok => "ok",
-                State::Weak => "weak",
-                State::Missing => "missing",
-            };
-            println!("{state:<8} {:<16} {}", finding.what, finding.found);
+        let inventory = self.inventory()?;
+        let limits = limits(Path::new("/"), &inventory, &Facts::gather());
+        let findings = findings(&inventory);
+        if self.json {
+            println!("{}", serde_json::json!({ "inventory": inventory }));
+            limits.iter().for_each(|limit| println!("{}", serde_json::json!({ "limit": limit })));
+            findings.iter().for_each(|finding| println!("{}", serde_json::json!({ "finding": finding })));
+            return Ok(());
+        }
+        print_inventory(&inventory);
+        println!();
+        limits.iter().for_each(print_limit);
+        println!();
+        for finding in findings {
+            println!(
+                "{:<9} {:<18} {}",
+                if finding.well { "ok" } else { "weak" },
+                finding.what,
+                finding.found
+            );
             if let Some(mend) = finding.mend {
-                println!("{:25} {mend}", "");
+                println!("{:28} {mend}", "");
             }
         }
         Ok(())
     }
+
+    fn inventory(&self) -> Result<Inventory, Failure> {
+        let Some(path) = &self.host else { return Ok(Inventory::probe()) };
+        let file = HostFile::read(path).map_err(Failure::usage)?;
+        let probed = if file.wants_probe() { Inventory::probe() } else { Inventory::empty() };
+        file.apply(probed).map_err(Failure::usage)
+    }
 }
 
-fn findings() -> Vec<Finding> {
-    let topology = Topology::read();
-    let isolated = topology.cores.iter().filter(|core| core.isolated).count();
-    let nodes: std::collections::BTreeSet<usize> = topology.cores.iter().map(|core| core.node).collect();
-    let shared_units = topology.cores.iter().any(|core| core.siblings.len() > 1);
-    let mut all = vec![
-        finding(
-            "cores",
-            topology.cores.len() >= 2,
-            State::Weak,
-            format!(
-                "{} usable on {} NUMA node(s){}",
-                topology.cores.len(),
-                nodes.len(),
-                if shared_units { ", with siblings that share a core" } else { "" }
-            ),
-            "shards that share a core sleep instead of polling: round trips take tens of microseconds",
-        ),
-        finding(
-            "isolation",
-            isolated > 0,
-            State::Weak,
-            format!("{isolated} isolated cores"),
-            "boot with isolcpus=2-7 nohz_full=2-7 rcu_nocbs=2-7 (all cores but the first two) for steady tails",
-        ),
-    ];
-    let huge = number_after("/proc/meminfo", "HugePages_Total:").unwrap_or(0);
-    all.push(finding(
-        "huge pages",
-        huge > 0,
-        State::Weak,
-        format!("{huge} reserved; rings use pages of 4 KiB"),
-        "sysctl vm.nr_hugepages=64; worth it for rings of many MiB only",
-    ));
-    let memlock = getrlimit(Resource::Memlock).current;
-    let enough = memlock.is_none_or(|bytes| bytes >= 64 << 20);
-    let found = memlock.map_or("unlimited".into(), |bytes| format!("{} KiB", bytes >> 10));
-    all.push(finding(
-        "locked memory",
-        enough,
-        State::Weak,
-        found,
-        "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit; the rings of RDMA links are locked",
-    ));
-    let rdma = choose(&Wish::default());
-    all.push(finding(
-        "RDMA",
-        rdma.is_ok(),
-        State::Weak,
-        rdma.map_or_else(|error| error.to_string(), |device| device.why().to_owned()),
-        "links to other hosts are of kind tcp; `cargo run -p soft-roce -- doctor` tells how to have RDMA in software",
-    ));
+fn print_inventory(inventory: &Inventory) {
+    println!("host {}", inventory.host);
+    for node in &inventory.nodes {
+        let distinct = |of: fn(&shard_composer::resources::Processor) -> u32| {
+            let mut all: Vec<u32> = node.processors.iter().map(of).collect();
+            all.sort_unstable();
+            all.dedup();
+            all.len()
+        };
+        println!(
+            "  node {:<4} {} processors on {} cores with {} last caches; {} of memory",
+            node.id,
+            node.processors.len(),
+            distinct(|p| p.core),
+            distinct(|p| p.cache),
+            size(node.memory_bytes)
+        );
+        for processor in &node.processors {
+            let isolated = if processor.isolated { ", isolated" } else { "" };
+            println!(
+                "    processor {:<4} core {}, cache {}{isolated}",
+                processor.id, processor.core, processor.cache
+            );
+        }
+        for pages in node.huge_pages.iter().filter(|pages| pages.count > 0) {
+            println!("    huge pages     {} of {}", pages.count, size(pages.page_bytes));
+        }
+    }
+    let at = |node: Option<u32>| node.map_or("node unknown".to_owned(), |node| format!("node {node}"));
+    for gpu in &inventory.gpus {
+        println!("  GPU {}: {} of memory, {}", gpu.name, size(gpu.memory_bytes), at(gpu.node));
+        for instance in &gpu.instances {
+            println!("    instance {}: {} of memory", instance.name, size(instance.memory_bytes));
+        }
+    }
+    if inventory.gpus.is_empty() {
+        println!("  no GPU");
+    }
+    for nic in &inventory.nics {
+        let speed = nic.bits_per_s.map_or("speed unknown: declare it in a host file".to_owned(), |bits| {
+            format!("{} Mbit/s", bits / 1_000_000)
+        });
+        let rdma =
+            nic.rdma.as_ref().map_or("no RDMA device".to_owned(), |device| format!("RDMA device {device}"));
+        println!("  NIC {}: {speed}, {}, {rdma}", nic.name, at(nic.node));
+    }
+}
+
+/// A size for people, by the largest unit of which there is one.
+fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = units.iter().find(|(_, shift)| bytes >> shift > 0);
+    fits.map_or_else(
+        || format!("{bytes} B"),
+        |(name, shift)| format!("{:.1} {name}", bytes as f64 / (1_u64 << shift) as f64),
+    )
+}
+
+fn print_limit(limit: &Limit) {
+    let state = match limit.state {
+        State::Enforced => "enforced",
+        State::Emulated => "emulated",
+        State::Absent => "absent",
+    };
+    println!("{state:<9} {:<18} {}", limit.what, limit.evidence);
+    if let Some(mend) = &limit.mend {
+        println!("{:28} {mend}", "");
+    }
+}
+
+fn findings(inventory: &Inventory) -> Vec<Finding> {
+    let count = inventory.processors().count();
+    let mut all = vec![finding(
+        "processors",
+        count >= 2,
+        format!("{count} usable"),
+        "shards that share a core sleep instead of polling: round trips take tens of microseconds",
+    )];
     let files = getrlimit(Resource::Nofile).current;
-    let enough = files.is_none_or(|count| count >= 8192);
-    let found = files.map_or("unlimited".into(), |count| count.to_string());
     all.push(finding(
         "open files",
-        enough,
-        State::Weak,
-        found,
+        files.is_none_or(|count| count >= 8192),
+        files.map_or("unlimited".into(), |count| count.to_string()),
         "ulimit -n 65536; a shard takes about 6 descriptors of the composer",
-    ));
-    all.push(finding(
-        "membarrier",
-        shard_runtime::barrier::register(),
-        State::Missing,
-        "global expedited: sending asks no fence of an awake shard".into(),
-        "needs Linux 4.16; without it every message costs a full fence",
     ));
     all.push(finding(
         "sealed memory",
         Region::create("doctor", 4096).is_ok(),
-        State::Missing,
         "memfd with seals".into(),
         "needs Linux 3.17 and a sandbox that allows memfd_create; without it nothing runs",
-    ));
-    let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
-    all.push(finding(
-        "pidfd",
-        pidfd.is_ok(),
-        State::Missing,
-        "a shard's end is noticed at once".into(),
-        "needs Linux 5.3; without it nothing runs",
-    ));
-    let v2 = fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_ok();
-    let found = if v2 { "version 2" } else { "version 1, or none" };
-    all.push(finding(
-        "cgroups",
-        v2,
-        State::Weak,
-        found.into(),
-        "boot with systemd.unified_cgroup_hierarchy=1; limits on shards will need version 2",
     ));
     let governor =
         fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").unwrap_or_default();
@@ -154,7 +164,6 @@ fn findings() -> Vec<Finding> {
         all.push(finding(
             "frequency",
             governor.trim() == "performance",
-            State::Weak,
             governor.trim().into(),
             "cpupower frequency-set -g performance",
         ));
@@ -162,25 +171,6 @@ fn findings() -> Vec<Finding> {
     all
 }
 
-fn finding(what: &'static str, well: bool, otherwise: State, found: String, mend: &'static str) -> Finding {
-    let state = if well { State::Ok } else { otherwise };
-    Finding { what, state, found, mend: (!well).then_some(mend) }
-}
-
-/// The number behind a name in one of the kernel's tables.
-fn number_after(file: &str, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_is_not_well_comes_with_what_to_type() {
-        for finding in findings() {
-            assert_eq!(finding.state == State::Ok, finding.mend.is_none(), "{}", finding.what);
-        }
-    }
+fn finding(what: &'static str, well: bool, found: String, mend: &'static str) -> Finding {
+    Finding { what, well, found, mend: (!well).then_some(mend) }
 }

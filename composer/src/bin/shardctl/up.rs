@@ -22,6 +22,9 @@ pub(crate) struct Up {
     /// Where the other verbs find this application.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// A host file: what it says of this host overrides what is found.
+    #[arg(long)]
+    host: Option<PathBuf>,
     /// Log as JSON, one object a line.
     #[arg(long)]
     json_logs: bool,
@@ -43,7 +46,11 @@ impl Up {
         let mut signals =
             signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
                 .map_err(Failure::run)?;
-        let composer = Composer::builder(manifest).quiet(self.quiet).start().map_err(Failure::usage)?;
+        let composer = Composer::builder(manifest)
+            .host_file(self.host.as_ref())
+            .quiet(self.quiet)
+            .start()
+            .map_err(Failure::usage)?;
         tracing::info!(application = name, socket = %path.display(), "up");
 
         let server = Arc::new(Server { composer: composer.clone(), sessions: Mutex::default() });

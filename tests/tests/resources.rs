@@ -1,0 +1,82 @@
+//! What a shard is given of its host, with real processes.
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use shard_composer::{Composer, StartError};
+use shard_tests::{manifest_text, ready_shard, wait_until};
+use shardkit::manifest::Manifest;
+use std::fs;
+use std::path::Path;
+use tempfile::NamedTempFile;
+
+fn misfit() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_misfit"))
+}
+
+fn start_on(host: &str, manifest: &str) -> Result<Composer, StartError> {
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), host).unwrap();
+    let manifest = Manifest::parse(manifest, "resources.toml").unwrap_or_else(|error| panic!("{error}"));
+    Composer::builder(manifest).launcher(misfit()).host_file(Some(file.path())).quiet(true).start()
+}
+
+fn set(processors: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    processors.iter().for_each(|id| set.set(*id));
+    set
+}
+
+/// Where the threads of a process may run, the main one first.
+fn affinities(pid: u32) -> Vec<CpuSet> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut threads: Vec<i32> = tasks.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    threads.sort_by_key(|thread| (*thread != pid as i32, *thread));
+    threads.into_iter().filter_map(|thread| sched_getaffinity(Pid::from_raw(thread)).ok()).collect()
+}
+
+#[test]
+fn a_processor_of_its_own_is_one_shards_alone_and_comes_back_after_a_kill() {
+    if shard_runtime::topology::allowed() != [0, 1] {
+        eprintln!("skipped: it is written for processors 0 and 1");
+        return;
+    }
+    let text = manifest_text(misfit(), &["other", "own"], "");
+    let text = text.replace("args = [\"own\"]", "args = [\"own\"]\ncores = 1");
+    let composer = start_on("probe = false\n[node.0]\nprocessors = '0-1'", &text).unwrap();
+    let mut before = 0;
+    for _ in 0..3 {
+        let (other, own) = (ready_shard(&composer, "other").pid, ready_shard(&composer, "own").pid);
+        assert_ne!(own, before);
+        wait_until("its own thread is alone on processor 1", || {
+            let own = affinities(own);
+            own.first() == Some(&set(&[1])) && own.iter().skip(1).all(|thread| *thread == set(&[0]))
+        });
+        wait_until("the other's threads are on processor 0", || {
+            affinities(other).iter().all(|thread| *thread == set(&[0]))
+        });
+        before = own;
+        kill_process(Pid::from_raw(own as i32).unwrap(), Signal::KILL).unwrap();
+        wait_until("it is gone", || composer.shards().iter().all(|shard| shard.pid != own));
+    }
+}
+
+#[test]
+fn a_launch_that_the_host_has_no_room_for_is_refused_by_name_and_the_others_go_on() {
+    let text = manifest_text(misfit(), &["echo"], "memory = '40MiB'\nwarm = 1\nmax = 2");
+    let composer = start_on("probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '64MiB'", &text).unwrap();
+    let first = composer.compose("echo").unwrap();
+    let refused = composer.compose("echo").err().expect("there is no room for a second").to_string();
+    assert!(refused.contains("needed 40 MiB of memory, 24 MiB is free"), "{refused}");
+    assert!(first.ending().is_none());
+}
+
+#[test]
+fn warm_shards_that_do_not_fit_together_are_refused_before_anything_starts() {
+    let text = manifest_text(misfit(), &["echo"], "gpu_memory = '6GiB'\nwarm = 2\nmax = 2");
+    let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '1GiB'\n\
+                [gpu.a]\nmemory = '8GiB'\n[gpu.b]\nmemory = '5GiB'";
+    let error = start_on(host, &text).err().expect("12 GiB of 13, but not on one GPU each").to_string();
+    assert!(error.contains("`echo`") && error.contains("6 GiB of one GPU, 5 GiB is free"), "{error}");
+    let error = start_on("[node.0]\nmemry = 1", &text).err().expect("it is wrong").to_string();
+    assert!(error.contains(":2:1: unknown key `memry`; did you mean `memory`?"), "{error}");
+}
