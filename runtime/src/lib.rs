@@ -11,6 +11,8 @@ mod copy;
 pub mod frame;
 pub mod id;
 pub mod inbox;
+#[cfg(not(loom))]
+pub mod isolation;
 pub mod memory;
 #[cfg(all(loom, test))]
 mod models;

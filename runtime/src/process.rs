@@ -1,26 +1,32 @@
 //! Starting a shard's process: the one place that forks.
 //!
-//! Only single-threaded processes do it. The composer's launch helper forks and execs ([`spawn`]): the child gets one
-//! descriptor, its control socket. A zygote forks a copy of itself ([`fork_sibling`]): the child has what the zygote
-//! has, and the same parent, the launch helper. Either way the child dies with the helper.
+//! The composer's launch helper forks and execs ([`spawn`]): the child gets one descriptor, its control socket, and is
+//! isolated if it is to be ([`crate::isolation`]). A zygote, which has one thread, forks a copy of itself
+//! ([`fork_sibling`]): the child has what the zygote has, and the same parent, the launch helper. Either way the child
+//! dies with the helper.
 //!
-//! Invariant: whoever calls [`spawn`] keeps its own descriptor number [`CONTROL_FD`] open, so that nothing else can
-//! have that number in the child before the socket takes it.
+//! Invariant: between fork and exec there are system calls only, on what was prepared before.
 
 use crate::control::{CONTROL_ENV, CONTROL_FD, LAUNCHER_ENV, PROTOCOL_VERSION};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, waitid};
-use std::ffi::OsStr;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use crate::isolation::{Absent, Enter, FIRST_FD, Identity, Isolation, Measure, Outcome};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What to start.
 pub struct Spawn<'a> {
-    /// The program's file.
+    /// The program's file. It is not searched for.
     pub program: &'a Path,
     /// Its arguments.
     pub args: &'a [String],
@@ -30,6 +36,10 @@ pub struct Spawn<'a> {
     pub control: BorrowedFd<'a>,
     /// Whether what it prints is thrown away.
     pub quiet: bool,
+    /// What keeps it from the rest of the host; `None` for nothing.
+    pub isolation: Option<&'a Isolation>,
+    /// The folder of the control group (v2) in which it begins; `None` for that of this process.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A started process. It is not reaped when this is dropped: its parent calls [`reap`].
@@ -38,32 +48,322 @@ pub struct Spawned {
     pub pid: u32,
     /// A descriptor that becomes readable when the process ends.
     pub pidfd: OwnedFd,
+    /// The measures of its isolation that this host does not allow.
+    pub absent: Vec<Absent>,
 }
 
 /// Starts a shard's process.
 ///
 /// # Errors
-/// What the kernel says: no such program, not executable, no process left.
+/// What the kernel says: no such program, not executable, no process left, no such control group.
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
-    let parent = rustix::process::getpid();
-    let control = spawn.control.as_raw_fd();
-    let mut command = Command::new(spawn.program);
-    command
-        .args(spawn.args)
-        .envs(spawn.env.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
-        .env(CONTROL_ENV, PROTOCOL_VERSION.to_string())
-        .env_remove(LAUNCHER_ENV)
-        .stdin(Stdio::null());
-    if spawn.quiet {
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+    let image = Image::new(spawn)?;
+    let enter = spawn.isolation.map(Isolation::ready);
+    let (go, going) = pipe()?;
+    let (report, reporting) = pipe()?;
+    let prepared = Prepared {
+        null: high(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
+        control: high(spawn.control)?,
+        parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
+        image,
+        enter,
+        going: go,
+        go: going,
+        reporting,
+        quiet: spawn.quiet,
+    };
+    let mut outcome = [0; Measure::COUNT];
+    let (flags, forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
+    let Prepared { going, go, reporting, enter, .. } = prepared;
+    drop((going, reporting));
+    let started = let_go(&forked, flags, enter.as_ref(), go, &mut outcome).and_then(|()| hear(report, &mut outcome));
+    if let Err(error) = started {
+        // It has ended, or ends as soon as it hears nothing.
+        let _ = rustix::process::pidfd_send_signal(&forked.pidfd, Signal::KILL);
+        let _ = reap(forked.pidfd.as_fd());
+        return Err(error);
     }
-    // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(move || become_shard(parent, control)) };
-    let child = command.spawn()?;
-    let pid = Pid::from_child(&child);
-    // The child is not reaped yet, so its number can't have been given to another process.
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Spawned { pid: child.id(), pidfd })
+    let mut absent = enter.map(|enter| enter.absent).unwrap_or_default();
+    let failed = Measure::ALL.into_iter().zip(outcome).filter(|(_, errno)| *errno != 0);
+    absent.extend(failed.map(|(measure, errno)| Absent { measure, errno }));
+    Ok(Spawned { absent, ..forked })
+}
+
+/// What the new process needs until its program runs.
+struct Prepared<'a> {
+    image: Image,
+    enter: Option<Enter<'a>>,
+    null: OwnedFd,
+    control: OwnedFd,
+    parent: OwnedFd,
+    /// It waits on this until it may begin.
+    going: OwnedFd,
+    go: OwnedFd,
+    /// What became of each measure, and of exec.
+    reporting: OwnedFd,
+    quiet: bool,
+}
+
+/// A program, its arguments and its environment as the kernel takes them.
+struct Image {
+    program: CString,
+    _texts: Vec<CString>,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    fn new(spawn: &Spawn<'_>) -> io::Result<Self> {
+        let program = CString::new(spawn.program.as_os_str().as_bytes())?;
+        let mut vars: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        vars.extend(spawn.env.iter().map(|(name, value)| (name.into(), value.into())));
+        vars.insert(CONTROL_ENV.into(), PROTOCOL_VERSION.to_string().into());
+        vars.remove(OsStr::new(LAUNCHER_ENV));
+        let vars = vars.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        let mut texts = Vec::new();
+        let mut pointers = |text: Vec<u8>| {
+            let text = CString::new(text)?;
+            let pointer = text.as_ptr();
+            // Its text stays where it is when it moves.
+            texts.push(text);
+            io::Result::Ok(pointer)
+        };
+        let mut args = vec![program.as_ptr()];
+        for arg in spawn.args {
+            args.push(pointers(arg.clone().into_bytes())?);
+        }
+        let mut env = vars.map(&mut pointers).collect::<io::Result<Vec<_>>>()?;
+        args.push(ptr::null());
+        env.push(ptr::null());
+        Ok(Self { program, _texts: texts, args, env })
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((high(from)?, high(to)?))
+}
+
+/// The same with a number that is not one of those that the shard's own descriptors have.
+fn high(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(fd, FIRST_FD)?)
+}
+
+/// `CLONE_INTO_CGROUP`, which needs more bits than the C library's constant has.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// The namespaces, by measure.
+const NAMESPACES: [(Measure, i32); 6] = [
+    (Measure::User, libc::CLONE_NEWUSER),
+    (Measure::Mount, libc::CLONE_NEWNS),
+    (Measure::Pid, libc::CLONE_NEWPID),
+    (Measure::Ipc, libc::CLONE_NEWIPC),
+    (Measure::Net, libc::CLONE_NEWNET),
+    (Measure::Uts, libc::CLONE_NEWUTS),
+];
+
+/// Forks with as many namespaces as the host allows: all; those for which root needs no user namespace; none. Returns
+/// which. In the child it does not return.
+fn fork(
+    prepared: &Prepared<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    outcome: &mut Outcome,
+) -> io::Result<(u64, Spawned)> {
+    let wanted = prepared.enter.as_ref().map_or(0, Enter::namespaces);
+    let without_users = if geteuid().is_root() { wanted & !(libc::CLONE_NEWUSER as u64) } else { 0 };
+    let mut refusal = 0;
+    for flags in [wanted, without_users, 0] {
+        match clone(flags, cgroup) {
+            Ok(Some(forked)) => {
+                for (measure, flag) in NAMESPACES {
+                    if wanted & !flags & flag as u64 != 0 {
+                        outcome[measure as usize] = refusal;
+                    }
+                }
+                return Ok((flags, forked));
+            }
+            Ok(None) => become_shard(prepared, flags),
+            Err(error @ (Errno::PERM | Errno::INVAL | Errno::NOSPC | Errno::NOSYS | Errno::USERS))
+                if flags != 0 =>
+            {
+                refusal = error.raw_os_error();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::from_raw_os_error(refusal).into())
+}
+
+/// Forks. `None` in the child, which may make nothing but system calls.
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, Errno> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: all of its fields are numbers, for which zero is a value.
+    let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
+    how.flags = flags | libc::CLONE_PIDFD as u64;
+    how.pidfd = (&raw mut pidfd) as u64;
+    how.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        how.flags |= CLONE_INTO_CGROUP;
+        how.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2), and its caller makes nothing
+    // but system calls in it. `how` and `pidfd` outlive the call.
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of::<libc::clone_args>()) };
+    if pid < 0 && last_errno() == Errno::NOSYS && cgroup.is_none() {
+        // Containers hide clone3, whose flags their filters can't read.
+        let flags = (how.flags | how.exit_signal) as libc::c_ulong;
+        // SAFETY: as above; its first three arguments are in this order on all processors that are built for.
+        pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    }
+    match pid {
+        ..0 => Err(last_errno()),
+        0 => Ok(None),
+        // SAFETY: the kernel has just put the descriptor there, close-on-exec, and nobody else knows of it.
+        pid => {
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some(Spawned { pid: pid as u32, pidfd, absent: Vec::new() }))
+        }
+    }
+}
+
+/// What the new process is told: whom it is to become.
+const GO: u8 = b'g';
+const GO_AS_NOBODY: u8 = b'n';
+
+/// In the forking process: gives the new one its users, and lets it begin.
+fn let_go(
+    forked: &Spawned,
+    flags: u64,
+    enter: Option<&Enter<'_>>,
+    go: OwnedFd,
+    outcome: &mut Outcome,
+) -> io::Result<()> {
+    let mut word = GO;
+    if let Some(enter) = enter.filter(|_| flags & libc::CLONE_NEWUSER as u64 != 0) {
+        let own = Identity::own();
+        let mapped = map_users(forked.pid, enter.identity()).and_then(|()| {
+            if enter.identity() != own {
+                word = GO_AS_NOBODY;
+            }
+            Ok(())
+        });
+        if let Err(error) = mapped {
+            let errno = error.raw_os_error().unwrap_or(Errno::PERM.raw_os_error());
+            if enter.identity() != own && map_users(forked.pid, own).is_ok() {
+                outcome[Measure::Nobody as usize] = errno;
+            } else {
+                outcome[Measure::User as usize] = errno;
+            }
+        }
+    }
+    File::from(go).write_all(&[word])
+}
+
+/// Gives a new user namespace its only user and group.
+fn map_users(pid: u32, identity: Identity) -> io::Result<()> {
+    let write = |file: &str, text: &str| std::fs::write(format!("/proc/{pid}/{file}"), text);
+    if !geteuid().is_root() {
+        // The kernel wants it so: a group that is left could be one that keeps someone out.
+        write("setgroups", "deny")?;
+    }
+    write("gid_map", &format!("{0} {0} 1", identity.gid))?;
+    write("uid_map", &format!("{0} {0} 1", identity.uid))
+}
+
+/// Hears what became of the measures, and whether the program runs.
+fn hear(report: OwnedFd, outcome: &mut Outcome) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    File::from(report).read_to_end(&mut bytes)?;
+    let mut numbers = bytes.chunks_exact(4).map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let mut heard = 0;
+    for (known, errno) in outcome.iter_mut().zip(numbers.by_ref()) {
+        if *known == 0 {
+            *known = errno;
+        }
+        heard += 1;
+    }
+    match (heard, numbers.next()) {
+        (Measure::COUNT, None) => Ok(()),
+        (Measure::COUNT, Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+fn last_errno() -> Errno {
+    // SAFETY: the C library's own number of this thread.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// In the new process: isolates itself, binds itself to its parent's life, keeps nothing open but standard streams and
+/// the control socket, and runs its program.
+fn become_shard(prepared: &Prepared<'_>, flags: u64) -> ! {
+    let mut outcome: Outcome = [0; Measure::COUNT];
+    let done = try_become_shard(prepared, flags, &mut outcome);
+    let mut report = [0_i32; Measure::COUNT + 1];
+    report[..Measure::COUNT].copy_from_slice(&outcome);
+    let mut length = Measure::COUNT;
+    if let Err(error) = done {
+        report[length] = error.raw_os_error();
+        length += 1;
+    }
+    let report_fd = prepared.reporting.as_raw_fd();
+    // SAFETY: system calls on memory and descriptors that outlive them. The C library's `execve` is the system call.
+    unsafe {
+        libc::write(report_fd, report.as_ptr().cast(), length * 4);
+        if done.is_ok() {
+            let image = &prepared.image;
+            libc::execve(image.program.as_ptr(), image.args.as_ptr(), image.env.as_ptr());
+            let error = last_errno().raw_os_error();
+            libc::write(report_fd, (&raw const error).cast(), 4);
+        }
+        libc::_exit(127)
+    }
+}
+
+fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) -> Result<(), Errno> {
+    // SAFETY: as a program expects it; system calls on memory of this stack.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        // So that the end of the parent is the end of the pipe.
+        libc::close(prepared.go.as_raw_fd());
+    }
+    let mut word = [0];
+    if rustix::io::read(&prepared.going, &mut word)? == 0 {
+        return Err(Errno::PIPE);
+    }
+    if let Some(enter) = &prepared.enter {
+        // A terminal's signals, and what is typed into it, are not for a shard.
+        let _ = rustix::process::setsid();
+        enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome);
+        enter.bind_hands(flags, outcome);
+    }
+    // After the last change of user or capabilities, which would clear it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&prepared.parent, PollFlags::IN)], Some(&now))? != 0 {
+        // The parent died before the line above.
+        return Err(Errno::PIPE);
+    }
+    let numbered = [(&prepared.null, 0), (&prepared.control, CONTROL_FD)];
+    let quiet = [(&prepared.null, 1), (&prepared.null, 2)];
+    for (fd, number) in numbered.into_iter().chain(quiet.into_iter().filter(|_| prepared.quiet)) {
+        // SAFETY: a system call on numbers; between fork and exec no owner of a descriptor can be confused by it.
+        if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+            return Err(last_errno());
+        }
+    }
+    // SAFETY: as above.
+    let closed = unsafe { libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if closed < 0 {
+        return Err(last_errno());
+    }
+    if let Some(enter) = &prepared.enter {
+        enter.filter(outcome);
+    }
+    Ok(())
 }
 
 /// How a process ended.
@@ -156,7 +456,7 @@ pub fn fork_sibling() -> Result<Forked, ForkError> {
     }
     // SAFETY: the kernel has just put it there, close-on-exec, and nobody else knows of it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Forked::Parent(Spawned { pid: pid as u32, pidfd }))
+    Ok(Forked::Parent(Spawned { pid: pid as u32, pidfd, absent: Vec::new() }))
 }
 
 /// The control socket that this process inherited as [`CONTROL_FD`], once. `None` if there is none, or if it was
@@ -175,29 +475,4 @@ pub fn take_control() -> Option<OwnedFd> {
     // What we start ourselves does not inherit it.
     let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
     Some(fd)
-}
-
-/// In the child, before exec: dies with its parent, keeps nothing open but standard streams and the control socket.
-fn become_shard(parent: Pid, control: i32) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != Some(parent) {
-        // The parent died before the line above.
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
-    // SAFETY: system calls on numbers; between fork and exec no owner of a descriptor can be confused by them. The
-    // standard library's own descriptor for reporting errors of exec is closed by exec itself.
-    unsafe {
-        if control == CONTROL_FD {
-            if libc::fcntl(control, libc::F_SETFD, 0) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        } else if libc::dup2(control, CONTROL_FD) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
-        if libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, flags) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
