@@ -27,13 +27,14 @@ use shard_runtime::control::{
     COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use shard_runtime::isolation::Absent;
 use shard_runtime::region::Region;
 use shard_runtime::ring::Ring;
 use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::create_bell;
 use shardkit::open_wire;
 use sources::Sources;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -92,6 +93,7 @@ pub(crate) struct Shell {
     has_idle_timeouts: bool,
     /// Where the scaler's memory is kept.
     history: Option<History>,
+    told_absent: HashSet<Absent>,
 }
 
 /// What the shell is made of.
@@ -131,6 +133,7 @@ impl Shell {
         Ok(Self {
             has_idle_timeouts,
             history,
+            told_absent: HashSet::new(),
             inner,
             poll,
             slow,
@@ -322,7 +325,8 @@ impl Shell {
 
     fn heard_launcher(&mut self, message: FromLauncher, mut fds: Vec<OwnedFd>) {
         match message {
-            FromLauncher::Launched { process, pid } => {
+            FromLauncher::Launched { process, pid, absent } => {
+                self.tell_absent(process, &absent);
                 if let Some(pidfd) = fds.pop() {
                     self.processes.started(process, pid, pidfd);
                 }
@@ -332,7 +336,8 @@ impl Shell {
                     None => {}
                 }
             }
-            FromLauncher::NotLaunched { process, errno } => {
+            FromLauncher::NotLaunched { process, errno, why } => {
+                tracing::error!(who = self.who(process), error = why, "could not be started");
                 if !self.disowned(process) {
                     self.exited(process, Exit::NotStarted(errno));
                 }
@@ -358,6 +363,21 @@ impl Shell {
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
             self.shard_exited(shard, killed);
+        }
+    }
+
+    /// Measures of isolation that this host does not allow are told once each.
+    fn tell_absent(&mut self, process: ProcessId, absent: &[Absent]) {
+        for absent in absent {
+            if self.told_absent.insert(*absent) {
+                tracing::warn!(
+                    who = self.who(process),
+                    measure = %absent.measure,
+                    error = %std::io::Error::from_raw_os_error(absent.errno),
+                    mend = absent.mend(),
+                    "this host does not allow a measure of isolation; shards run without it"
+                );
+            }
         }
     }
 

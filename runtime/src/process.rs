@@ -8,12 +8,12 @@
 //! Invariant: between fork and exec there are system calls only, on what was prepared before.
 
 use crate::control::{CONTROL_ENV, CONTROL_FD, LAUNCHER_ENV, PROTOCOL_VERSION};
-use crate::isolation::{Absent, Enter, FIRST_FD, Identity, Isolation, Measure, Outcome};
+use crate::isolation::{self, Absent, Enter, FIRST_FD, Identity, Isolation, Measure, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -38,6 +38,8 @@ pub struct Spawn<'a> {
     pub quiet: bool,
     /// What keeps it from the rest of the host; `None` for nothing.
     pub isolation: Option<&'a Isolation>,
+    /// Whose namespaces it is put into, without being the first process of any ([`anchor`]); `None` for new ones.
+    pub anchor: Option<&'a Spawned>,
     /// The folder of the control group (v2) in which it begins; `None` for that of this process.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
@@ -57,27 +59,57 @@ pub struct Spawned {
 /// # Errors
 /// What the kernel says: no such program, not executable, no process left, no such control group.
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
-    let image = Image::new(spawn)?;
-    let enter = spawn.isolation.map(Isolation::ready);
-    let (go, going) = pipe()?;
+    start(Some((Image::new(spawn)?, spawn.control)), spawn)
+}
+
+/// Starts a process that does nothing but hold the namespaces of a zygote and its shards, for [`Spawn::anchor`].
+///
+/// The first process of a pid namespace can't give its children away, as a zygote does; and when it ends, all others
+/// in there do. So the first is this one, which runs no program.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn anchor(isolation: &Isolation) -> io::Result<Spawned> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let control = null.as_fd();
+    let (program, isolation) = (Path::new(""), Some(isolation));
+    start(
+        None,
+        &Spawn { program, args: &[], env: &[], control, quiet: true, isolation, anchor: None, cgroup: None },
+    )
+}
+
+fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Result<Spawned> {
+    let (image, control) = program.map(|(image, control)| (image, high(control))).unzip();
+    let (going, go) = pipe()?;
     let (report, reporting) = pipe()?;
+    let (told, telling) = pipe()?;
+    let mut outcome = [0; Measure::COUNT];
+    for absent in spawn.anchor.iter().flat_map(|anchor| &anchor.absent) {
+        outcome[absent.measure as usize] = absent.errno;
+    }
     let prepared = Prepared {
         null: high(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
-        control: high(spawn.control)?,
+        control: control.transpose()?,
         parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
+        anchor: spawn.anchor.map(|anchor| high(&anchor.pidfd)).transpose()?,
+        enter: spawn.isolation.map(Isolation::ready),
         image,
-        enter,
-        going: go,
-        go: going,
+        going,
+        go,
         reporting,
+        telling,
         quiet: spawn.quiet,
+        outcome,
     };
-    let mut outcome = [0; Measure::COUNT];
-    let (flags, forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
-    let Prepared { going, go, reporting, enter, .. } = prepared;
-    drop((going, reporting));
-    let started = let_go(&forked, flags, enter.as_ref(), go, &mut outcome).and_then(|()| hear(report, &mut outcome));
-    if let Err(error) = started {
+    let (flags, mut forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
+    let Prepared { going, go, reporting, telling, enter, .. } = prepared;
+    drop((going, reporting, telling));
+    let mut started = let_go(&forked, flags, enter.as_ref(), go, &mut outcome);
+    if spawn.anchor.is_some() && started.is_ok() {
+        started = follow(told, &mut forked);
+    }
+    if let Err(error) = started.and_then(|()| hear(report, &mut outcome)) {
         // It has ended, or ends as soon as it hears nothing.
         let _ = rustix::process::pidfd_send_signal(&forked.pidfd, Signal::KILL);
         let _ = reap(forked.pidfd.as_fd());
@@ -91,17 +123,39 @@ pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
 
 /// What the new process needs until its program runs.
 struct Prepared<'a> {
-    image: Image,
+    /// `None` for an anchor, which runs none and has no socket.
+    image: Option<Image>,
+    control: Option<OwnedFd>,
     enter: Option<Enter<'a>>,
+    anchor: Option<OwnedFd>,
     null: OwnedFd,
-    control: OwnedFd,
     parent: OwnedFd,
     /// It waits on this until it may begin.
     going: OwnedFd,
     go: OwnedFd,
     /// What became of each measure, and of exec.
     reporting: OwnedFd,
+    /// The number of the process that it has put into its anchor's namespaces.
+    telling: OwnedFd,
     quiet: bool,
+    /// What is known of its anchor's namespaces.
+    outcome: Outcome,
+}
+
+/// A process that joins an anchor is not in its pid namespace, but a second one is that it forks in its stead.
+fn follow(told: OwnedFd, forked: &mut Spawned) -> io::Result<()> {
+    let mut number = [0; 4];
+    if File::from(told).read_exact(&mut number).is_err() {
+        // Its report says why there is none.
+        return Ok(());
+    }
+    let pid = i32::from_ne_bytes(number);
+    let second = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    // It is a child of this process and not reaped, so its number is its own.
+    let pidfd = pidfd_open(second, PidfdFlags::empty())?;
+    let first = std::mem::replace(forked, Spawned { pid: pid as u32, pidfd, absent: Vec::new() });
+    reap(first.pidfd.as_fd())?;
+    Ok(())
 }
 
 /// A program, its arguments and its environment as the kernel takes them.
@@ -169,7 +223,10 @@ fn fork(
     cgroup: Option<BorrowedFd<'_>>,
     outcome: &mut Outcome,
 ) -> io::Result<(u64, Spawned)> {
-    let wanted = prepared.enter.as_ref().map_or(0, Enter::namespaces);
+    let wanted = match &prepared.enter {
+        Some(enter) if prepared.anchor.is_none() => enter.namespaces(),
+        _ => 0,
+    };
     let without_users = if geteuid().is_root() { wanted & !(libc::CLONE_NEWUSER as u64) } else { 0 };
     let mut refusal = 0;
     for flags in [wanted, without_users, 0] {
@@ -195,13 +252,17 @@ fn fork(
 }
 
 /// Forks. `None` in the child, which may make nothing but system calls.
+///
+/// With `CLONE_PARENT` the child is that of this process's parent.
 fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, Errno> {
     let mut pidfd: i32 = -1;
     // SAFETY: all of its fields are numbers, for which zero is a value.
     let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
     how.flags = flags | libc::CLONE_PIDFD as u64;
     how.pidfd = (&raw mut pidfd) as u64;
-    how.exit_signal = libc::SIGCHLD as u64;
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        how.exit_signal = libc::SIGCHLD as u64;
+    }
     if let Some(cgroup) = cgroup {
         how.flags |= CLONE_INTO_CGROUP;
         how.cgroup = cgroup.as_raw_fd() as u64;
@@ -274,7 +335,8 @@ fn map_users(pid: u32, identity: Identity) -> io::Result<()> {
 fn hear(report: OwnedFd, outcome: &mut Outcome) -> io::Result<()> {
     let mut bytes = Vec::new();
     File::from(report).read_to_end(&mut bytes)?;
-    let mut numbers = bytes.chunks_exact(4).map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let mut numbers =
+        bytes.chunks_exact(4).map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     let mut heard = 0;
     for (known, errno) in outcome.iter_mut().zip(numbers.by_ref()) {
         if *known == 0 {
@@ -297,7 +359,7 @@ fn last_errno() -> Errno {
 /// In the new process: isolates itself, binds itself to its parent's life, keeps nothing open but standard streams and
 /// the control socket, and runs its program.
 fn become_shard(prepared: &Prepared<'_>, flags: u64) -> ! {
-    let mut outcome: Outcome = [0; Measure::COUNT];
+    let mut outcome = prepared.outcome;
     let done = try_become_shard(prepared, flags, &mut outcome);
     let mut report = [0_i32; Measure::COUNT + 1];
     report[..Measure::COUNT].copy_from_slice(&outcome);
@@ -311,12 +373,40 @@ fn become_shard(prepared: &Prepared<'_>, flags: u64) -> ! {
     unsafe {
         libc::write(report_fd, report.as_ptr().cast(), length * 4);
         if done.is_ok() {
-            let image = &prepared.image;
+            let Some(image) = &prepared.image else { hold() };
             libc::execve(image.program.as_ptr(), image.args.as_ptr(), image.env.as_ptr());
             let error = last_errno().raw_os_error();
             libc::write(report_fd, (&raw const error).cast(), 4);
         }
         libc::_exit(127)
+    }
+}
+
+/// What an anchor does: nothing, with nothing open, until it is killed.
+fn hold() -> ! {
+    // SAFETY: system calls on numbers; the process uses none of its descriptors again. Children that it inherits in
+    // its pid namespace are reaped by the kernel.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        libc::close_range(0, u32::MAX, 0);
+        loop {
+            libc::pause();
+        }
+    }
+}
+
+/// Goes into the namespaces of an anchor. Returns in the process that is in all of them.
+fn join(anchor: &OwnedFd, telling: &OwnedFd, namespaces: u64) -> Result<(), Errno> {
+    // SAFETY: the process has one thread, as one that was just forked has.
+    if unsafe { libc::setns(anchor.as_raw_fd(), namespaces as i32) } < 0 {
+        return Err(last_errno());
+    }
+    let Some(second) = clone(libc::CLONE_PARENT as u64, None)? else { return Ok(()) };
+    let pid = second.pid.to_ne_bytes();
+    // SAFETY: system calls; nothing of the process that this one is a copy of may run.
+    unsafe {
+        libc::write(telling.as_raw_fd(), pid.as_ptr().cast(), pid.len());
+        libc::_exit(0)
     }
 }
 
@@ -337,7 +427,20 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
     if let Some(enter) = &prepared.enter {
         // A terminal's signals, and what is typed into it, are not for a shard.
         let _ = rustix::process::setsid();
-        enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome);
+        let mut flags = flags;
+        match &prepared.anchor {
+            Some(anchor) => {
+                flags = enter.namespaces();
+                for (measure, flag) in NAMESPACES {
+                    if outcome[measure as usize] != 0 {
+                        flags &= !(flag as u64);
+                    }
+                }
+                join(anchor, &prepared.telling, flags)?;
+                enter.settle_beside(outcome);
+            }
+            None => enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome),
+        }
         enter.bind_hands(flags, outcome);
     }
     // After the last change of user or capabilities, which would clear it.
@@ -347,16 +450,17 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
         // The parent died before the line above.
         return Err(Errno::PIPE);
     }
-    let numbered = [(&prepared.null, 0), (&prepared.control, CONTROL_FD)];
-    let quiet = [(&prepared.null, 1), (&prepared.null, 2)];
-    for (fd, number) in numbered.into_iter().chain(quiet.into_iter().filter(|_| prepared.quiet)) {
+    let control = prepared.control.as_ref().map(|control| (control, CONTROL_FD));
+    let quiet = [(&prepared.null, 1), (&prepared.null, 2)].into_iter().filter(|_| prepared.quiet);
+    for (fd, number) in [(&prepared.null, 0)].into_iter().chain(control).chain(quiet) {
         // SAFETY: a system call on numbers; between fork and exec no owner of a descriptor can be confused by it.
         if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
             return Err(last_errno());
         }
     }
     // SAFETY: as above.
-    let closed = unsafe { libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    let closed =
+        unsafe { libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
     if closed < 0 {
         return Err(last_errno());
     }
@@ -421,7 +525,9 @@ pub fn threads() -> io::Result<usize> {
 /// Copies this process. The copy's parent is this one's parent, which reaps it, and with which it dies.
 ///
 /// The copy shares no memory with this process, but every descriptor that is open here. What is registered with the
-/// kernel for a process (the barrier) is registered anew.
+/// kernel for a process (the barrier) is registered anew. If this process is isolated, the copy gets a user and a pid
+/// namespace of its own, so that it can reach neither this process nor other copies; the rest of its isolation it has
+/// from here.
 ///
 /// # Errors
 /// [`ForkError::Threads`] if this is not the only thread; otherwise what the kernel says.
@@ -431,32 +537,24 @@ pub fn fork_sibling() -> Result<Forked, ForkError> {
         return Err(ForkError::Threads(threads));
     }
     let parent = rustix::process::getppid();
-    let mut pidfd: i32 = -1;
-    // SAFETY: all of its fields are numbers, for which zero is a value.
-    let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
-    how.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
-    how.pidfd = (&raw mut pidfd) as u64;
-    // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2). There is no other thread, as
-    // was just counted and nobody else can change, so every lock is free or held by the caller, in the copy too. The
-    // C library is not told; all that it would do is to note the child's thread number, which it compares with that
-    // of other threads of the same process alone. `how` and `pidfd` outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of::<libc::clone_args>()) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error().into());
+    // A parent without a number is outside of this process's pid namespace.
+    let fork = if parent.is_none() { Some(isolation::Fork::ready()?) } else { None };
+    let namespaces = fork.as_ref().map_or(0, isolation::Fork::namespaces);
+    // There is no other thread, as was just counted and nobody else can change, so every lock is free or held by the
+    // caller, in the copy too. The C library is not told; all that it would do is to note the child's thread number,
+    // which it compares with that of other threads of the same process alone.
+    if let Some(forked) = clone(libc::CLONE_PARENT as u64 | namespaces, None).map_err(io::Error::from)? {
+        return Ok(Forked::Parent(forked));
     }
-    if pid == 0 {
-        let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        if bound.is_err() || rustix::process::getppid() != parent {
-            // Nothing would end this process; nobody waits for it either.
-            // SAFETY: ends the process without running anything of the one that it is a copy of.
-            unsafe { libc::_exit(1) };
-        }
-        crate::barrier::renew();
-        return Ok(Forked::Child);
+    let bound = fork.map_or(Ok(()), isolation::Fork::settle);
+    let bound = bound.and_then(|()| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)));
+    if bound.is_err() || rustix::process::getppid() != parent {
+        // Nothing would end this process, or hold it back; nobody waits for it either.
+        // SAFETY: ends the process without running anything of the one that it is a copy of.
+        unsafe { libc::_exit(1) };
     }
-    // SAFETY: the kernel has just put it there, close-on-exec, and nobody else knows of it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Forked::Parent(Spawned { pid: pid as u32, pidfd, absent: Vec::new() }))
+    crate::barrier::renew();
+    Ok(Forked::Child)
 }
 
 /// The control socket that this process inherited as [`CONTROL_FD`], once. `None` if there is none, or if it was

@@ -16,7 +16,9 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, clear_ambient_capability_set, set_capabilities,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
+use seccompiler::BpfProgram;
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 
 /// What the forking process opens for the new one gets numbers from here on, so that none is where another belongs.
@@ -51,10 +53,21 @@ pub(crate) struct Enter<'a> {
 }
 
 impl<'a> Enter<'a> {
-    pub(super) fn new(isolation: &'a Isolation, ruleset: Ruleset, own_access: u64, absent: Vec<Absent>) -> Self {
+    pub(super) fn new(
+        isolation: &'a Isolation,
+        ruleset: Ruleset,
+        own_access: u64,
+        absent: Vec<Absent>,
+    ) -> Self {
         let ruleset = ruleset.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST_FD).ok());
         let tmp_options = format!("mode=1777,size={TMP_BYTES},nr_inodes=4096");
-        Self { isolation, ruleset, own_access, tmp_options: CString::new(tmp_options).unwrap_or_default(), absent }
+        Self {
+            isolation,
+            ruleset,
+            own_access,
+            tmp_options: CString::new(tmp_options).unwrap_or_default(),
+            absent,
+        }
     }
 
     pub(crate) fn namespaces(&self) -> u64 {
@@ -89,6 +102,13 @@ impl<'a> Enter<'a> {
             for measure in [Measure::Root, Measure::Proc, Measure::Cgroup] {
                 note(outcome, measure, Err(Errno::PERM));
             }
+        }
+    }
+
+    /// The same in the namespaces of another process, which has put the root up.
+    pub(crate) fn settle_beside(&self, outcome: &mut Outcome) {
+        if self.isolation.identity != Identity::own() && outcome[Measure::User as usize] == 0 {
+            note(outcome, Measure::Nobody, become_user(self.isolation.identity));
         }
     }
 
@@ -276,10 +296,35 @@ fn drop_bounds() -> Result<(), Errno> {
 }
 
 /// Lets all capabilities go.
-pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+fn drop_capabilities() -> Result<(), Errno> {
     let none = CapabilitySet::empty();
     clear_ambient_capability_set()?;
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+/// What a zygote prepares for a shard that it is about to fork.
+pub(crate) struct Fork(BpfProgram);
+
+impl Fork {
+    /// # Errors
+    /// When the filter can't be compiled.
+    pub(crate) fn ready() -> io::Result<Self> {
+        super::filter::compile_for_fork().map(Self).map_err(io::Error::other)
+    }
+
+    /// What the shard gets besides the namespaces of the zygote.
+    pub(crate) fn namespaces(&self) -> u64 {
+        (libc::CLONE_NEWUSER | libc::CLONE_NEWPID) as u64
+    }
+
+    /// In the shard: gives back what a new user namespace brings with it, and what only zygotes may.
+    pub(crate) fn settle(self) -> Result<(), Errno> {
+        let most = Some(TASKS_MAX);
+        setrlimit(Resource::Nproc, Rlimit { current: most, maximum: most })?;
+        drop_bounds()?;
+        drop_capabilities()?;
+        seccompiler::apply_filter(&self.0).map_err(|_| last_error())
+    }
 }
 
 /// Landlock's description of a folder and what may be done below it (`struct landlock_path_beneath_attr`).

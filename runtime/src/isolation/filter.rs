@@ -136,8 +136,7 @@ const CLONE_FORBIDDEN: i32 = libc::CLONE_NEWNS
     | libc::CLONE_PARENT;
 
 /// The flags with which a zygote forks a shard into namespaces of its own.
-pub(crate) const FORK_FLAGS: i32 =
-    libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
+const FORK_FLAGS: i32 = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
 
 /// The name of every system call of this processor.
 pub fn syscall_names() -> impl Iterator<Item = &'static str> {
@@ -180,7 +179,12 @@ pub(super) fn compile(
         // A forked shard has all capabilities in its own namespace until it lets them go.
         allowed.extend(["capset"].into_iter().filter_map(number).map(|number| (number, vec![])));
         let drop = [libc::PR_CAPBSET_DROP, libc::PR_CAP_AMBIENT];
-        sometimes.iter_mut().find(|(name, _)| *name == "prctl").expect("it was put there").1.extend(any_of(0, &drop)?);
+        sometimes
+            .iter_mut()
+            .find(|(name, _)| *name == "prctl")
+            .expect("it was put there")
+            .1
+            .extend(any_of(0, &drop)?);
     }
     allowed.extend(sometimes.into_iter().filter_map(|(name, rules)| Some((number(name)?, rules))));
     // What a component names it may call with any arguments.
@@ -195,6 +199,15 @@ pub(super) fn compile(
     // Of two errors the kernel gives that of the filter that came last.
     programs.push(program(always(absent), SeccompAction::Allow, missing)?);
     Ok(programs)
+}
+
+/// Compiles what a forked shard takes on besides its zygote's filter: it is none itself.
+pub(super) fn compile_for_fork() -> Result<BpfProgram, seccompiler::BackendError> {
+    let number = |name: &str| Sysno::from_str(name).ok().map(|call| i64::from(call.id()));
+    let forks = vec![SeccompRule::new(vec![masked(0, libc::CLONE_NEWUSER, libc::CLONE_NEWUSER)?])?];
+    let rules = [("clone", forks), ("capset", vec![])];
+    let rules = rules.into_iter().filter_map(|(name, rules)| Some((number(name)?, rules))).collect();
+    program(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
 }
 
 fn program(
@@ -213,7 +226,8 @@ fn always(numbers: impl Iterator<Item = i64>) -> BTreeMap<i64, Vec<SeccompRule>>
 /// One rule for each value that an argument of 32 bits may have.
 fn any_of(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     let rule = |value: &i32| {
-        let is = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value as u32 as u64)?;
+        let is =
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value as u32 as u64)?;
         SeccompRule::new(vec![is])
     };
     values.iter().map(rule).collect()
@@ -238,7 +252,10 @@ mod tests {
         for name in ALWAYS.iter().chain(NETWORK).chain(DEADLY) {
             // Other processors have fewer.
             assert!(!cfg!(target_arch = "x86_64") || is_syscall(name) || NEWER.contains(name), "{name}");
-            assert!(ALWAYS.contains(name) as u8 + DEADLY.contains(name) as u8 <= 1, "{name} is on both lists");
+            assert!(
+                ALWAYS.contains(name) as u8 + DEADLY.contains(name) as u8 <= 1,
+                "{name} is on both lists"
+            );
         }
     }
 

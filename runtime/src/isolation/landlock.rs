@@ -5,8 +5,8 @@
 
 use super::{Allow, LANDLOCK_ABI, Ruleset, landlock_abi, root::Root};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset as Builder, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset as Builder, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope,
 };
 use rustix::io::Errno;
 

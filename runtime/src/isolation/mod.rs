@@ -17,12 +17,11 @@ mod landlock;
 mod probe;
 mod root;
 
-pub(crate) use enter::{Enter, FIRST_FD, Identity, Outcome};
+pub(crate) use enter::{Enter, FIRST_FD, Fork, Identity, Outcome};
 pub use filter::{is_syscall, syscall_names};
 pub use probe::{Probed, probe};
 
 use ::landlock::ABI;
-use rustix::io::Errno;
 use rustix::process::geteuid;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
@@ -201,11 +200,11 @@ pub enum IsolationError {
 }
 
 impl IsolationError {
-    /// The number of a kernel's error that says about the same.
-    pub fn errno(&self) -> i32 {
+    /// What kind of error it is where there are only the kernel's.
+    pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Path { source, .. } => source.raw_os_error().unwrap_or(Errno::NOENT.raw_os_error()),
-            Self::Filter(_) => Errno::NOSYS.raw_os_error(),
+            Self::Path { source, .. } => source.kind(),
+            Self::Filter(_) => io::ErrorKind::Unsupported,
         }
     }
 }

@@ -27,7 +27,8 @@ const PROGRAMS: [&str; 2] = ["/bin/true", "/usr/bin/true"];
 /// When no process can be started at all.
 pub fn probe() -> io::Result<Vec<Probed>> {
     let found = PROGRAMS.into_iter().map(Path::new).find(|program| program.exists());
-    let program = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `true` to start"))?;
+    let program =
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `true` to start"))?;
     let isolation = Isolation::new(&Allow::default(), program, false).map_err(io::Error::other)?;
     let (_ours, theirs) = ControlSocket::pair()?;
     let started = spawn(&Spawn {
@@ -37,6 +38,7 @@ pub fn probe() -> io::Result<Vec<Probed>> {
         control: theirs.as_fd(),
         quiet: true,
         isolation: Some(&isolation),
+        anchor: None,
         cgroup: None,
     })?;
     reap(started.pidfd.as_fd())?;

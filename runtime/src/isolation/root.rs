@@ -22,8 +22,14 @@ pub(super) const BINDS_MAX: usize = 256;
 /// What every program needs that is linked dynamically.
 const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache"];
 /// What a program with a network reads to find others.
-const NETWORK: [&str; 6] =
-    ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/ssl", "/etc/ca-certificates"];
+const NETWORK: [&str; 6] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/ssl",
+    "/etc/ca-certificates",
+];
 /// Devices without any power.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"];
 /// What links over RDMA need: the nodes, and what the kernel tells of the devices.
