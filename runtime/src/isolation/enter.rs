@@ -48,6 +48,7 @@ pub(crate) struct Enter<'a> {
     /// What it may do in the folders that are made for it alone.
     own_access: u64,
     tmp_options: CString,
+    forked_by: Identity,
     /// What is known to be absent before it begins.
     pub(crate) absent: Vec<Absent>,
 }
@@ -61,13 +62,8 @@ impl<'a> Enter<'a> {
     ) -> Self {
         let ruleset = ruleset.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST_FD).ok());
         let tmp_options = format!("mode=1777,size={TMP_BYTES},nr_inodes=4096");
-        Self {
-            isolation,
-            ruleset,
-            own_access,
-            tmp_options: CString::new(tmp_options).unwrap_or_default(),
-            absent,
-        }
+        let tmp_options = CString::new(tmp_options).unwrap_or_default();
+        Self { isolation, ruleset, own_access, tmp_options, forked_by: Identity::own(), absent }
     }
 
     pub(crate) fn namespaces(&self) -> u64 {
@@ -107,7 +103,8 @@ impl<'a> Enter<'a> {
 
     /// The same in the namespaces of another process, which has put the root up.
     pub(crate) fn settle_beside(&self, outcome: &mut Outcome) {
-        if self.isolation.identity != Identity::own() && outcome[Measure::User as usize] == 0 {
+        // Who this process is can't be asked in here, where that user has no number.
+        if self.forked_by != self.isolation.identity && outcome[Measure::User as usize] == 0 {
             note(outcome, Measure::Nobody, become_user(self.isolation.identity));
         }
     }
