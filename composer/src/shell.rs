@@ -24,7 +24,8 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
 use shard_runtime::clock;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
+    COMPOSER_COMPONENT, COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome,
+    Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::isolation::Absent;
@@ -496,7 +497,7 @@ impl Shell {
         let wire = Wire {
             link: COMPOSER_LINK,
             peer_link: entry.link,
-            component: ComponentId(u16::MAX),
+            component: COMPOSER_COMPONENT,
             shard: None,
             in_ring_bytes: rings[0] as u32,
             out_ring_bytes: rings[1] as u32,

@@ -431,7 +431,10 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
         match &prepared.anchor {
             Some(anchor) => {
                 flags = enter.namespaces();
-                for (measure, flag) in NAMESPACES {
+                flags |= libc::CLONE_NEWCGROUP as u64;
+                for (measure, flag) in
+                    NAMESPACES.into_iter().chain([(Measure::Cgroup, libc::CLONE_NEWCGROUP)])
+                {
                     if outcome[measure as usize] != 0 {
                         flags &= !(flag as u64);
                     }
