@@ -371,7 +371,7 @@ fn bells_and_wake_words_that_a_shard_rubs_out_cost_time_and_no_message() {
     let Some(_alone) = alone() else { return };
     let composer = composer("rub", "");
     ready_shard(&composer, "rub");
-    for _ in 0..40 {
+    for _ in 0..20 {
         echoes(&composer);
     }
 }
