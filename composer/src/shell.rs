@@ -737,7 +737,14 @@ impl Shell {
     fn shard_exited(&mut self, shard: ShardId, how: Exit) {
         let component = self.name(shard);
         let state = self.inner.lock().core.shard(shard).map(|view| view.state);
-        tracing::info!(%shard, component, ?state, "shard {how}");
+        if how.is_denial() {
+            let hub = self.inner.lock();
+            let held = hub.core.sessions().filter(|session| session.shards().any(|of| of == shard));
+            let sessions: Vec<_> = held.map(|session| session.id).collect();
+            tracing::error!(%shard, component, ?state, ?sessions, "shard {how}");
+        } else {
+            tracing::info!(%shard, component, ?state, "shard {how}");
+        }
         self.forget(shard);
         self.tell(Event::ShardExited { shard, how });
         self.inner.pages().remove(&shard);

@@ -14,6 +14,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -265,7 +266,7 @@ fn a_shard_can_not_signal_its_neighbours_nor_its_composer() {
 
 /// A process of this one that may be killed.
 fn victim_of_ours() -> u32 {
-    std::process::Command::new("sleep").arg("1000").spawn().expect("it starts").id()
+    Command::new("sleep").arg("1000").spawn().expect("it starts").id()
 }
 
 #[test]
@@ -384,4 +385,37 @@ fn a_path_that_is_declared_and_not_there_is_named() {
     let started = Composer::builder(manifest).launcher(intruder()).quiet(true).start();
     let error = started.err().expect("it can't start").to_string();
     assert!(error.contains("`attack`") && error.contains("/nowhere/to/be/found"), "{error}");
+}
+
+#[test]
+fn what_a_host_does_not_allow_is_left_out_and_the_rest_is_done() {
+    const INSIDE: &str = "SHARD_TEST_WITHOUT_USERS";
+    let test = "what_a_host_does_not_allow_is_left_out_and_the_rest_is_done";
+    if std::env::var_os(INSIDE).is_none() {
+        let Some(_alone) = alone() else { return };
+        // The run below, where no user namespace can be made any more.
+        let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --exact \"$1\" --nocapture";
+        let me = std::env::current_exe().expect("this program");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "sh", "-c", script]).arg(me).arg(test).env(INSIDE, "1");
+        match unshare.output() {
+            Ok(run) => assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout)),
+            Err(error) => println!("not tested: there is no program `unshare` ({error})"),
+        }
+        return;
+    }
+    let probed = probe().unwrap();
+    let absent = |measure| probed.iter().find(|probed| probed.measure == measure).unwrap().absent;
+    let users = absent(Measure::User).expect("there are none");
+    assert!(users.mend().contains("user.max_user_namespaces"), "{}", users.mend());
+    for measure in
+        [Measure::NoNewPrivileges, Measure::Capabilities, Measure::Seccomp, Measure::Root, Measure::Pid]
+    {
+        assert!(absent(measure).is_none(), "{measure}");
+    }
+    let composer = composer("attack", "");
+    let status = status(ready_shard(&composer, "attack").pid);
+    assert_eq!([&status["NoNewPrivs"], &status["Seccomp"]], ["1", "2"]);
+    assert_eq!(status["CapEff"], "0000000000000000");
+    all_are_refused(&composer, &["read /etc/shadow".into(), "write /usr/shard-was-here".into()]);
 }
