@@ -30,6 +30,7 @@ fn application(components: [(u32, u32); 5]) -> Application {
         after: After::Return,
         scale: Scale::default(),
         zygote: false,
+        isolation: None,
         config_json: "{}".into(),
     };
     let components = components.into_iter().enumerate().map(|(at, c)| component(at, c)).collect();

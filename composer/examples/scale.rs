@@ -156,6 +156,7 @@ fn component(name: &str, capacity: u32, warm: u32) -> Component {
         after: After::Return,
         scale: Scale::default(),
         zygote: false,
+        isolation: None,
         config_json: "{}".into(),
     }
 }

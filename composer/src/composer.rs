@@ -68,6 +68,16 @@ pub enum StartError {
         /// What is wrong.
         source: ProgramError,
     },
+    /// What a component's isolated shards may reach is not there.
+    #[error("component `{component}`: `{}`, which its shards may reach, is not there: {source}; make it first, or take it out of `allow`", path.display())]
+    Allowed {
+        /// The component.
+        component: String,
+        /// The path that the manifest names.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// What a component's shards have to be told does not fit into one packet.
     #[error(
         "component `{component}`: its ports and configuration take {bytes} bytes, and {SPEC_BYTES_MAX} at most reach a shard; keep large data in a file and name that in the configuration"
@@ -168,6 +178,7 @@ impl Builder {
         let allocator = self.allocator()?;
         let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
+        self.check_allowed()?;
         let application = Arc::new(self.manifest.application().clone());
         let mut scaler = application
             .pool
@@ -261,6 +272,21 @@ impl Builder {
             let bytes = postcard::to_stdvec(component).map_or(usize::MAX, |spec| spec.len());
             if bytes > SPEC_BYTES_MAX {
                 return Err(StartError::Large { component: component.name.clone(), bytes });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the paths are there that isolated shards may reach.
+    fn check_allowed(&self) -> Result<(), StartError> {
+        for component in &self.manifest.application().components {
+            let allow = component.isolation.iter();
+            let paths = allow.flat_map(|allow| allow.read.iter().chain(&allow.write).chain(&allow.devices));
+            for path in paths {
+                if let Err(source) = path.metadata() {
+                    let (component, path) = (component.name.clone(), path.clone());
+                    return Err(StartError::Allowed { component, path, source });
+                }
             }
         }
         Ok(())

@@ -8,13 +8,13 @@
 //! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
 
 use crate::processes::ProcessId;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
-use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV, Packet};
-use shard_runtime::process::{Ended, Spawn, Spawned, reap, spawn};
-use std::fs::File;
+use shard_runtime::control::{ControlError, ControlSocket, LAUNCHER_ENV, Packet};
+use shard_runtime::isolation::{Absent, Allow, Isolation};
+use shard_runtime::process::{Ended, Spawn, Spawned, anchor, reap, spawn};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,15 +38,19 @@ pub(crate) struct Launch {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) quiet: bool,
+    /// What it may reach; `None` for everything that this process can.
+    pub(crate) isolation: Option<Allow>,
+    /// Whether it is a zygote, which forks.
+    pub(crate) zygote: bool,
 }
 
 /// What the helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromLauncher {
-    /// The process is there. With it comes its pidfd.
-    Launched { process: ProcessId, pid: u32 },
+    /// The process is there, isolated but for what this host does not allow. With it comes its pidfd.
+    Launched { process: ProcessId, pid: u32, absent: Vec<Absent> },
     /// It could not be started, or is none of the helper's children.
-    NotLaunched { process: ProcessId, errno: i32 },
+    NotLaunched { process: ProcessId, errno: i32, why: String },
     /// It has ended and is reaped.
     Exited { process: ProcessId, code: Option<i32>, signal: Option<i32> },
 }
@@ -181,9 +185,9 @@ struct Shard {
 fn serve() -> Result<(), ControlError> {
     // Ctrl-C at a terminal is for the composer, who then ends the shards one after the other.
     let _ = rustix::process::setpgid(None, None);
-    let _placeholders = occupy(CONTROL_FD)?;
     let socket = ControlSocket::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
     let mut shards: Vec<Shard> = Vec::new();
+    let mut jails = Vec::new();
     let mut packet = Packet::new();
     loop {
         let ended = wait(&socket, &shards)?;
@@ -192,27 +196,20 @@ fn serve() -> Result<(), ControlError> {
         }
         if ended.socket {
             match socket.receive::<ToLauncher>(&mut packet) {
-                Ok((ToLauncher::Launch(launch), fds)) => shards.extend(start(&socket, &launch, fds)?),
+                Ok((ToLauncher::Launch(launch), fds)) => {
+                    shards.extend(start(&socket, &launch, fds, &mut jails)?);
+                }
                 Ok((ToLauncher::Adopt { process }, fds)) => {
                     let adopted = adopt(&shards, fds);
                     shards.extend(answer(&socket, process, adopted)?);
                 }
                 Err(error) => {
-                    kill_all(shards);
+                    kill_all(shards, jails);
                     return if matches!(error, ControlError::Closed) { Ok(()) } else { Err(error) };
                 }
             }
         }
     }
-}
-
-/// Makes sure that a descriptor number is taken, as [`spawn`] needs it.
-fn occupy(number: i32) -> io::Result<Vec<File>> {
-    let mut files = Vec::new();
-    while files.last().is_none_or(|file: &File| file.as_raw_fd() < number) {
-        files.push(File::open("/dev/null")?);
-    }
-    Ok(files)
 }
 
 struct Ready {
@@ -236,18 +233,70 @@ fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ready> {
     Ok(Ready { socket: ready(&fds[0]), shards })
 }
 
-fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<Option<Shard>, ControlError> {
+/// How one program is isolated, prepared once.
+struct Jail {
+    program: PathBuf,
+    allow: Allow,
+    zygote: bool,
+    isolation: Isolation,
+    /// Holds the namespaces of a zygote and of what it forks.
+    anchor: Option<Spawned>,
+}
+
+fn start(
+    socket: &ControlSocket,
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    jails: &mut Vec<Jail>,
+) -> Result<Option<Shard>, ControlError> {
     let [control] = &fds[..] else {
         return Err(ControlError::Garbled(format!("{} descriptors instead of 1", fds.len())));
     };
-    let started = spawn(&Spawn {
+    answer(socket, launch.process, start_isolated(launch, control, jails))
+}
+
+fn start_isolated(launch: &Launch, control: &OwnedFd, jails: &mut Vec<Jail>) -> io::Result<Spawned> {
+    let jail = launch.isolation.as_ref().map(|allow| jail(launch, allow, jails)).transpose()?;
+    spawn(&Spawn {
         program: &launch.program,
         args: &launch.args,
         env: &launch.env,
         control: control.as_fd(),
         quiet: launch.quiet,
+        isolation: jail.as_ref().map(|jail| &jail.isolation),
+        anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
+        cgroup: None,
+    })
+}
+
+/// The isolation of what is to be started, from the last time or new.
+fn jail<'a>(launch: &Launch, allow: &Allow, jails: &'a mut Vec<Jail>) -> io::Result<&'a Jail> {
+    let known = jails.iter().position(|jail| {
+        jail.program == launch.program && jail.allow == *allow && jail.zygote == launch.zygote
     });
-    answer(socket, launch.process, started)
+    let at = match known {
+        Some(at) => at,
+        None => {
+            let prepared = Isolation::new(allow, &launch.program, launch.zygote);
+            let isolation = prepared.map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+            let (program, allow) = (launch.program.clone(), allow.clone());
+            jails.push(Jail { program, allow, zygote: launch.zygote, isolation, anchor: None });
+            jails.len() - 1
+        }
+    };
+    let jail = &mut jails[at];
+    if let Some(ended) = jail.anchor.take_if(|anchor| has_ended(anchor)) {
+        let _ = reap(ended.pidfd.as_fd());
+    }
+    if jail.zygote && jail.anchor.is_none() {
+        jail.anchor = Some(anchor(&jail.isolation)?);
+    }
+    Ok(jail)
+}
+
+fn has_ended(process: &Spawned) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&process.pidfd, PollFlags::IN)], Some(&now)) != Ok(0)
 }
 
 /// Takes a child that a zygote has forked. What it is comes from a process that is not trusted, so it counts only if it
@@ -260,7 +309,7 @@ fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
     if shards.iter().any(|shard| shard.process.pid == pid) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    Ok(Spawned { pid, pidfd })
+    Ok(Spawned { pid, pidfd, absent: Vec::new() })
 }
 
 /// The number of a pidfd's process; it stays the process's own as long as nobody reaps it.
@@ -278,13 +327,14 @@ fn answer(
 ) -> Result<Option<Shard>, ControlError> {
     match started {
         Ok(process) => {
-            let launched = FromLauncher::Launched { process: id, pid: process.pid };
+            let absent = process.absent.clone();
+            let launched = FromLauncher::Launched { process: id, pid: process.pid, absent };
             socket.send(&launched, &[process.pidfd.as_fd()])?;
             Ok(Some(Shard { id, process }))
         }
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(rustix::io::Errno::INVAL.raw_os_error());
-            socket.send(&FromLauncher::NotLaunched { process: id, errno }, &[])?;
+            socket.send(&FromLauncher::NotLaunched { process: id, errno, why: error.to_string() }, &[])?;
             Ok(None)
         }
     }
@@ -298,12 +348,14 @@ fn report(socket: &ControlSocket, shard: Shard) {
     let _ = socket.send(&FromLauncher::Exited { process: shard.id, code, signal }, &[]);
 }
 
-fn kill_all(shards: Vec<Shard>) {
-    for shard in &shards {
+fn kill_all(shards: Vec<Shard>, jails: Vec<Jail>) {
+    let anchors = jails.into_iter().filter_map(|jail| jail.anchor);
+    let all: Vec<Spawned> = shards.into_iter().map(|shard| shard.process).chain(anchors).collect();
+    for process in &all {
         // It may have ended by itself.
-        let _ = pidfd_send_signal(&shard.process.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
     }
-    for shard in shards {
-        let _ = reap(shard.process.pidfd.as_fd());
+    for process in all {
+        let _ = reap(process.pidfd.as_fd());
     }
 }

@@ -31,16 +31,18 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
 use shard_runtime::clock;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
+    COMPOSER_COMPONENT, COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome,
+    Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
+use shard_runtime::isolation::Absent;
 use shard_runtime::region::Region;
 use shard_runtime::ring::Ring;
 use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::create_bell;
 use shardkit::open_wire;
 use sources::Sources;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -115,6 +117,7 @@ pub(crate) struct Shell {
     loads_due_ns: u64,
     /// Where the scaler's memory is kept.
     history: Option<History>,
+    told_absent: HashSet<Absent>,
 }
 
 /// What the shell is made of.
@@ -157,6 +160,7 @@ impl Shell {
             has_shared_shards,
             loads_due_ns: 0,
             history,
+            told_absent: HashSet::new(),
             inner,
             poll,
             slow,
@@ -435,7 +439,8 @@ impl Shell {
 
     fn heard_launcher(&mut self, message: FromLauncher, mut fds: Vec<OwnedFd>) {
         match message {
-            FromLauncher::Launched { process, pid } => {
+            FromLauncher::Launched { process, pid, absent } => {
+                self.tell_absent(process, &absent);
                 if let Some(pidfd) = fds.pop() {
                     self.processes.started(process, pid, pidfd);
                 }
@@ -445,7 +450,8 @@ impl Shell {
                     None => {}
                 }
             }
-            FromLauncher::NotLaunched { process, errno } => {
+            FromLauncher::NotLaunched { process, errno, why } => {
+                tracing::error!(who = self.who(process), error = why, "could not be started");
                 if !self.disowned(process) {
                     self.exited(process, Exit::NotStarted(errno));
                 }
@@ -471,6 +477,21 @@ impl Shell {
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
             self.shard_exited(shard, killed);
+        }
+    }
+
+    /// Measures of isolation that this host does not allow are told once each.
+    fn tell_absent(&mut self, process: ProcessId, absent: &[Absent]) {
+        for absent in absent {
+            if self.told_absent.insert(*absent) {
+                tracing::warn!(
+                    who = self.who(process),
+                    measure = %absent.measure,
+                    error = %std::io::Error::from_raw_os_error(absent.errno),
+                    mend = absent.mend(),
+                    "this host does not allow a measure of isolation; shards run without it"
+                );
+            }
         }
     }
 
@@ -594,7 +615,7 @@ impl Shell {
         let wire = Wire {
             link: COMPOSER_LINK,
             peer_link: entry.link,
-            component: ComponentId(u16::MAX),
+            component: COMPOSER_COMPONENT,
             shard: None,
             in_ring_bytes: rings[0] as u32,
             out_ring_bytes: rings[1] as u32,
@@ -836,7 +857,14 @@ impl Shell {
     fn shard_exited(&mut self, shard: ShardId, how: Exit) {
         let component = self.name(shard);
         let state = self.inner.lock().core.shard(shard).map(|view| view.state);
-        tracing::info!(%shard, component, ?state, "shard {how}");
+        if how.is_denial() {
+            let hub = self.inner.lock();
+            let held = hub.core.sessions().filter(|session| session.shards().any(|of| of == shard));
+            let sessions: Vec<_> = held.map(|session| session.id).collect();
+            tracing::error!(%shard, component, ?state, ?sessions, "shard {how}");
+        } else {
+            tracing::info!(%shard, component, ?state, "shard {how}");
+        }
         self.forget(shard);
         self.tell(Event::ShardExited { shard, how });
         self.inner.pages().remove(&shard);

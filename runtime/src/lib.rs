@@ -12,7 +12,8 @@ mod copy;
 pub mod frame;
 pub mod id;
 pub mod inbox;
-pub mod landlock;
+#[cfg(not(loom))]
+pub mod isolation;
 pub mod memory;
 #[cfg(all(loom, test))]
 mod models;

@@ -1,26 +1,32 @@
 //! Starting a shard's process: the one place that forks.
 //!
-//! Only single-threaded processes do it. The composer's launch helper forks and execs ([`spawn`]): the child gets one
-//! descriptor, its control socket. A zygote forks a copy of itself ([`fork_sibling`]): the child has what the zygote
-//! has, and the same parent, the launch helper. Either way the child dies with the helper.
+//! The composer's launch helper forks and execs ([`spawn`]): the child gets one descriptor, its control socket, and is
+//! isolated if it is to be ([`crate::isolation`]). A zygote, which has one thread, forks a copy of itself
+//! ([`fork_sibling`]): the child has what the zygote has, and the same parent, the launch helper. Either way the child
+//! dies with the helper.
 //!
-//! Invariant: whoever calls [`spawn`] keeps its own descriptor number [`CONTROL_FD`] open, so that nothing else can
-//! have that number in the child before the socket takes it.
+//! Invariant: between fork and exec there are system calls only, on what was prepared before.
 
 use crate::control::{CONTROL_ENV, CONTROL_FD, LAUNCHER_ENV, PROTOCOL_VERSION};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, waitid};
-use std::ffi::OsStr;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use crate::isolation::{self, Absent, Enter, FIRST_FD, Identity, Isolation, Measure, Outcome};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What to start.
 pub struct Spawn<'a> {
-    /// The program's file.
+    /// The program's file. It is not searched for.
     pub program: &'a Path,
     /// Its arguments.
     pub args: &'a [String],
@@ -30,6 +36,12 @@ pub struct Spawn<'a> {
     pub control: BorrowedFd<'a>,
     /// Whether what it prints is thrown away.
     pub quiet: bool,
+    /// What keeps it from the rest of the host; `None` for nothing.
+    pub isolation: Option<&'a Isolation>,
+    /// Whose namespaces it is put into, without being the first process of any ([`anchor`]); `None` for new ones.
+    pub anchor: Option<&'a Spawned>,
+    /// The folder of the control group (v2) in which it begins; `None` for that of this process.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A started process. It is not reaped when this is dropped: its parent calls [`reap`].
@@ -38,32 +50,425 @@ pub struct Spawned {
     pub pid: u32,
     /// A descriptor that becomes readable when the process ends.
     pub pidfd: OwnedFd,
+    /// The measures of its isolation that this host does not allow.
+    pub absent: Vec<Absent>,
 }
 
 /// Starts a shard's process.
 ///
 /// # Errors
-/// What the kernel says: no such program, not executable, no process left.
+/// What the kernel says: no such program, not executable, no process left, no such control group.
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
-    let parent = rustix::process::getpid();
-    let control = spawn.control.as_raw_fd();
-    let mut command = Command::new(spawn.program);
-    command
-        .args(spawn.args)
-        .envs(spawn.env.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
-        .env(CONTROL_ENV, PROTOCOL_VERSION.to_string())
-        .env_remove(LAUNCHER_ENV)
-        .stdin(Stdio::null());
-    if spawn.quiet {
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+    start(Some((Image::new(spawn)?, spawn.control)), spawn)
+}
+
+/// Starts a process that does nothing but hold the namespaces of a zygote and its shards, for [`Spawn::anchor`].
+///
+/// The first process of a pid namespace can't give its children away, as a zygote does; and when it ends, all others
+/// in there do. So the first is this one, which runs no program.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn anchor(isolation: &Isolation) -> io::Result<Spawned> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let control = null.as_fd();
+    let (program, isolation) = (Path::new(""), Some(isolation));
+    start(
+        None,
+        &Spawn { program, args: &[], env: &[], control, quiet: true, isolation, anchor: None, cgroup: None },
+    )
+}
+
+fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Result<Spawned> {
+    let (image, control) = program.map(|(image, control)| (image, high(control))).unzip();
+    let (going, go) = pipe()?;
+    let (report, reporting) = pipe()?;
+    let (told, telling) = pipe()?;
+    let mut outcome = [0; Measure::COUNT];
+    for absent in spawn.anchor.iter().flat_map(|anchor| &anchor.absent) {
+        outcome[absent.measure as usize] = absent.errno;
     }
-    // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(move || become_shard(parent, control)) };
-    let child = command.spawn()?;
-    let pid = Pid::from_child(&child);
-    // The child is not reaped yet, so its number can't have been given to another process.
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Spawned { pid: child.id(), pidfd })
+    let prepared = Prepared {
+        null: high(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
+        control: control.transpose()?,
+        parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
+        anchor: spawn.anchor.map(|anchor| high(&anchor.pidfd)).transpose()?,
+        enter: spawn.isolation.map(Isolation::ready),
+        image,
+        going,
+        go,
+        reporting,
+        telling,
+        quiet: spawn.quiet,
+        outcome,
+    };
+    let (flags, mut forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
+    let Prepared { going, go, reporting, telling, enter, .. } = prepared;
+    drop((going, reporting, telling));
+    let mut started = let_go(&forked, flags, enter.as_ref(), go, &mut outcome);
+    if spawn.anchor.is_some() && started.is_ok() {
+        started = follow(told, &mut forked);
+    }
+    if let Err(error) = started.and_then(|()| hear(report, &mut outcome)) {
+        // It has ended, or ends as soon as it hears nothing.
+        let _ = rustix::process::pidfd_send_signal(&forked.pidfd, Signal::KILL);
+        let _ = reap(forked.pidfd.as_fd());
+        return Err(error);
+    }
+    let mut absent = enter.map(|enter| enter.absent).unwrap_or_default();
+    let failed = Measure::ALL.into_iter().zip(outcome).filter(|(_, errno)| *errno != 0);
+    absent.extend(failed.map(|(measure, errno)| Absent { measure, errno }));
+    Ok(Spawned { absent, ..forked })
+}
+
+/// What the new process needs until its program runs.
+struct Prepared<'a> {
+    /// `None` for an anchor, which runs none and has no socket.
+    image: Option<Image>,
+    control: Option<OwnedFd>,
+    enter: Option<Enter<'a>>,
+    anchor: Option<OwnedFd>,
+    null: OwnedFd,
+    parent: OwnedFd,
+    /// It waits on this until it may begin.
+    going: OwnedFd,
+    go: OwnedFd,
+    /// What became of each measure, and of exec.
+    reporting: OwnedFd,
+    /// The number of the process that it has put into its anchor's namespaces.
+    telling: OwnedFd,
+    quiet: bool,
+    /// What is known of its anchor's namespaces.
+    outcome: Outcome,
+}
+
+/// A process that joins an anchor is not in its pid namespace, but a second one is that it forks in its stead.
+fn follow(told: OwnedFd, forked: &mut Spawned) -> io::Result<()> {
+    let mut number = [0; 4];
+    if File::from(told).read_exact(&mut number).is_err() {
+        // Its report says why there is none.
+        return Ok(());
+    }
+    let pid = i32::from_ne_bytes(number);
+    let second = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    // It is a child of this process and not reaped, so its number is its own.
+    let pidfd = pidfd_open(second, PidfdFlags::empty())?;
+    let first = std::mem::replace(forked, Spawned { pid: pid as u32, pidfd, absent: Vec::new() });
+    reap(first.pidfd.as_fd())?;
+    Ok(())
+}
+
+/// A program, its arguments and its environment as the kernel takes them.
+struct Image {
+    program: CString,
+    _texts: Vec<CString>,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    fn new(spawn: &Spawn<'_>) -> io::Result<Self> {
+        let program = CString::new(spawn.program.as_os_str().as_bytes())?;
+        let mut vars: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        vars.extend(spawn.env.iter().map(|(name, value)| (name.into(), value.into())));
+        vars.insert(CONTROL_ENV.into(), PROTOCOL_VERSION.to_string().into());
+        vars.remove(OsStr::new(LAUNCHER_ENV));
+        let vars = vars.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        let mut texts = Vec::new();
+        let mut pointers = |text: Vec<u8>| {
+            let text = CString::new(text)?;
+            let pointer = text.as_ptr();
+            // Its text stays where it is when it moves.
+            texts.push(text);
+            io::Result::Ok(pointer)
+        };
+        let mut args = vec![program.as_ptr()];
+        for arg in spawn.args {
+            args.push(pointers(arg.clone().into_bytes())?);
+        }
+        let mut env = vars.map(&mut pointers).collect::<io::Result<Vec<_>>>()?;
+        args.push(ptr::null());
+        env.push(ptr::null());
+        Ok(Self { program, _texts: texts, args, env })
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((high(from)?, high(to)?))
+}
+
+/// The same with a number that is not one of those that the shard's own descriptors have.
+fn high(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(fd, FIRST_FD)?)
+}
+
+/// `CLONE_INTO_CGROUP`, which needs more bits than the C library's constant has.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// The namespaces, by measure.
+const NAMESPACES: [(Measure, i32); 6] = [
+    (Measure::User, libc::CLONE_NEWUSER),
+    (Measure::Mount, libc::CLONE_NEWNS),
+    (Measure::Pid, libc::CLONE_NEWPID),
+    (Measure::Ipc, libc::CLONE_NEWIPC),
+    (Measure::Net, libc::CLONE_NEWNET),
+    (Measure::Uts, libc::CLONE_NEWUTS),
+];
+
+/// Forks with as many namespaces as the host allows: all; those for which root needs no user namespace; none. Returns
+/// which. In the child it does not return.
+fn fork(
+    prepared: &Prepared<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    outcome: &mut Outcome,
+) -> io::Result<(u64, Spawned)> {
+    let wanted = match &prepared.enter {
+        Some(enter) if prepared.anchor.is_none() => enter.namespaces(),
+        _ => 0,
+    };
+    let without_users = if geteuid().is_root() { wanted & !(libc::CLONE_NEWUSER as u64) } else { 0 };
+    let mut refusal = 0;
+    for flags in [wanted, without_users, 0] {
+        match clone(flags, cgroup) {
+            Ok(Some(forked)) => {
+                for (measure, flag) in NAMESPACES {
+                    if wanted & !flags & flag as u64 != 0 {
+                        outcome[measure as usize] = refusal;
+                    }
+                }
+                return Ok((flags, forked));
+            }
+            Ok(None) => become_shard(prepared, flags),
+            Err(error @ (Errno::PERM | Errno::INVAL | Errno::NOSPC | Errno::NOSYS | Errno::USERS))
+                if flags != 0 =>
+            {
+                refusal = error.raw_os_error();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::from_raw_os_error(refusal).into())
+}
+
+/// Forks. `None` in the child, which may make nothing but system calls.
+///
+/// With `CLONE_PARENT` the child is that of this process's parent.
+fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, Errno> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: all of its fields are numbers, for which zero is a value.
+    let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
+    how.flags = flags | libc::CLONE_PIDFD as u64;
+    how.pidfd = (&raw mut pidfd) as u64;
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        how.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = cgroup {
+        how.flags |= CLONE_INTO_CGROUP;
+        how.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2), and its caller makes nothing
+    // but system calls in it. `how` and `pidfd` outlive the call.
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of::<libc::clone_args>()) };
+    if pid < 0 && last_errno() == Errno::NOSYS && cgroup.is_none() {
+        // Containers hide clone3, whose flags their filters can't read.
+        let flags = (how.flags | how.exit_signal) as libc::c_ulong;
+        // SAFETY: as above; its first three arguments are in this order on all processors that are built for.
+        pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    }
+    match pid {
+        ..0 => Err(last_errno()),
+        0 => Ok(None),
+        pid => {
+            // SAFETY: the kernel has just put the descriptor there, close-on-exec, and nobody else knows of it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some(Spawned { pid: pid as u32, pidfd, absent: Vec::new() }))
+        }
+    }
+}
+
+/// What the new process is told: whom it is to become.
+const GO: u8 = b'g';
+const GO_AS_NOBODY: u8 = b'n';
+
+/// In the forking process: gives the new one its users, and lets it begin.
+fn let_go(
+    forked: &Spawned,
+    flags: u64,
+    enter: Option<&Enter<'_>>,
+    go: OwnedFd,
+    outcome: &mut Outcome,
+) -> io::Result<()> {
+    let mut word = GO;
+    if let Some(enter) = enter.filter(|_| flags & libc::CLONE_NEWUSER as u64 != 0) {
+        let own = Identity::own();
+        let mapped = map_users(forked.pid, enter.identity());
+        if mapped.is_ok() && enter.identity() != own {
+            word = GO_AS_NOBODY;
+        }
+        if let Err(error) = mapped {
+            let errno = error.raw_os_error().unwrap_or(Errno::PERM.raw_os_error());
+            if enter.identity() != own && map_users(forked.pid, own).is_ok() {
+                outcome[Measure::Nobody as usize] = errno;
+            } else {
+                outcome[Measure::User as usize] = errno;
+            }
+        }
+    }
+    File::from(go).write_all(&[word])
+}
+
+/// Gives a new user namespace its only user and group.
+fn map_users(pid: u32, identity: Identity) -> io::Result<()> {
+    let write = |file: &str, text: &str| std::fs::write(format!("/proc/{pid}/{file}"), text);
+    if !geteuid().is_root() {
+        // The kernel wants it so: a group that is left could be one that keeps someone out.
+        write("setgroups", "deny")?;
+    }
+    write("gid_map", &format!("{0} {0} 1", identity.gid))?;
+    write("uid_map", &format!("{0} {0} 1", identity.uid))
+}
+
+/// Hears what became of the measures, and whether the program runs.
+fn hear(report: OwnedFd, outcome: &mut Outcome) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    File::from(report).read_to_end(&mut bytes)?;
+    let mut numbers =
+        bytes.chunks_exact(4).map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let mut heard = 0;
+    for (known, errno) in outcome.iter_mut().zip(numbers.by_ref()) {
+        if *known == 0 {
+            *known = errno;
+        }
+        heard += 1;
+    }
+    match (heard, numbers.next()) {
+        (Measure::COUNT, None) => Ok(()),
+        (Measure::COUNT, Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+fn last_errno() -> Errno {
+    // SAFETY: the C library's own number of this thread.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// In the new process: isolates itself, binds itself to its parent's life, keeps nothing open but standard streams and
+/// the control socket, and runs its program.
+fn become_shard(prepared: &Prepared<'_>, flags: u64) -> ! {
+    let mut outcome = prepared.outcome;
+    let done = try_become_shard(prepared, flags, &mut outcome);
+    let mut report = [0_i32; Measure::COUNT + 1];
+    report[..Measure::COUNT].copy_from_slice(&outcome);
+    let mut length = Measure::COUNT;
+    if let Err(error) = done {
+        report[length] = error.raw_os_error();
+        length += 1;
+    }
+    let report_fd = prepared.reporting.as_raw_fd();
+    // SAFETY: system calls on memory and descriptors that outlive them. The C library's `execve` is the system call.
+    unsafe {
+        libc::write(report_fd, report.as_ptr().cast(), length * 4);
+        if done.is_ok() {
+            let Some(image) = &prepared.image else { hold() };
+            libc::execve(image.program.as_ptr(), image.args.as_ptr(), image.env.as_ptr());
+            let error = last_errno().raw_os_error();
+            libc::write(report_fd, (&raw const error).cast(), 4);
+        }
+        libc::_exit(127)
+    }
+}
+
+/// What an anchor does: nothing, with nothing open, until it is killed.
+fn hold() -> ! {
+    // SAFETY: system calls on numbers; the process uses none of its descriptors again. Children that it inherits in
+    // its pid namespace are reaped by the kernel.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        libc::close_range(0, u32::MAX, 0);
+        loop {
+            libc::pause();
+        }
+    }
+}
+
+/// Goes into the namespaces of an anchor. Returns in the process that is in all of them.
+fn join(anchor: &OwnedFd, telling: &OwnedFd, namespaces: u64) -> Result<(), Errno> {
+    // SAFETY: the process has one thread, as one that was just forked has.
+    if unsafe { libc::setns(anchor.as_raw_fd(), namespaces as i32) } < 0 {
+        return Err(last_errno());
+    }
+    let Some(second) = clone(libc::CLONE_PARENT as u64, None)? else { return Ok(()) };
+    let pid = second.pid.to_ne_bytes();
+    // SAFETY: system calls; nothing of the process that this one is a copy of may run.
+    unsafe {
+        libc::write(telling.as_raw_fd(), pid.as_ptr().cast(), pid.len());
+        libc::_exit(0)
+    }
+}
+
+fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) -> Result<(), Errno> {
+    // SAFETY: as a program expects it; system calls on memory of this stack.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        // So that the end of the parent is the end of the pipe.
+        libc::close(prepared.go.as_raw_fd());
+    }
+    let mut word = [0];
+    if rustix::io::read(&prepared.going, &mut word)? == 0 {
+        return Err(Errno::PIPE);
+    }
+    if let Some(enter) = &prepared.enter {
+        // A terminal's signals, and what is typed into it, are not for a shard.
+        let _ = rustix::process::setsid();
+        let mut flags = flags;
+        match &prepared.anchor {
+            Some(anchor) => {
+                flags = enter.namespaces();
+                flags |= libc::CLONE_NEWCGROUP as u64;
+                for (measure, flag) in
+                    NAMESPACES.into_iter().chain([(Measure::Cgroup, libc::CLONE_NEWCGROUP)])
+                {
+                    if outcome[measure as usize] != 0 {
+                        flags &= !(flag as u64);
+                    }
+                }
+                join(anchor, &prepared.telling, flags)?;
+                enter.settle_beside(outcome);
+            }
+            None => enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome),
+        }
+        enter.bind_hands(flags, outcome);
+    }
+    // After the last change of user or capabilities, which would clear it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&prepared.parent, PollFlags::IN)], Some(&now))? != 0 {
+        // The parent died before the line above.
+        return Err(Errno::PIPE);
+    }
+    let control = prepared.control.as_ref().map(|control| (control, CONTROL_FD));
+    let quiet = [(&prepared.null, 1), (&prepared.null, 2)].into_iter().filter(|_| prepared.quiet);
+    for (fd, number) in [(&prepared.null, 0)].into_iter().chain(control).chain(quiet) {
+        // SAFETY: a system call on numbers; between fork and exec no owner of a descriptor can be confused by it.
+        if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+            return Err(last_errno());
+        }
+    }
+    // SAFETY: as above.
+    let closed =
+        unsafe { libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if closed < 0 {
+        return Err(last_errno());
+    }
+    if let Some(enter) = &prepared.enter {
+        enter.filter(outcome);
+    }
+    Ok(())
 }
 
 /// How a process ended.
@@ -121,7 +526,9 @@ pub fn threads() -> io::Result<usize> {
 /// Copies this process. The copy's parent is this one's parent, which reaps it, and with which it dies.
 ///
 /// The copy shares no memory with this process, but every descriptor that is open here. What is registered with the
-/// kernel for a process (the barrier) is registered anew.
+/// kernel for a process (the barrier) is registered anew. If this process is isolated, the copy gets a user and a pid
+/// namespace of its own, so that it can reach neither this process nor other copies; the rest of its isolation it has
+/// from here.
 ///
 /// # Errors
 /// [`ForkError::Threads`] if this is not the only thread; otherwise what the kernel says.
@@ -131,32 +538,24 @@ pub fn fork_sibling() -> Result<Forked, ForkError> {
         return Err(ForkError::Threads(threads));
     }
     let parent = rustix::process::getppid();
-    let mut pidfd: i32 = -1;
-    // SAFETY: all of its fields are numbers, for which zero is a value.
-    let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
-    how.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
-    how.pidfd = (&raw mut pidfd) as u64;
-    // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2). There is no other thread, as
-    // was just counted and nobody else can change, so every lock is free or held by the caller, in the copy too. The
-    // C library is not told; all that it would do is to note the child's thread number, which it compares with that
-    // of other threads of the same process alone. `how` and `pidfd` outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of::<libc::clone_args>()) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error().into());
+    // A parent without a number is outside of this process's pid namespace.
+    let fork = if parent.is_none() { Some(isolation::Fork::ready()?) } else { None };
+    let namespaces = fork.as_ref().map_or(0, isolation::Fork::namespaces);
+    // There is no other thread, as was just counted and nobody else can change, so every lock is free or held by the
+    // caller, in the copy too. The C library is not told; all that it would do is to note the child's thread number,
+    // which it compares with that of other threads of the same process alone.
+    if let Some(forked) = clone(libc::CLONE_PARENT as u64 | namespaces, None).map_err(io::Error::from)? {
+        return Ok(Forked::Parent(forked));
     }
-    if pid == 0 {
-        let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        if bound.is_err() || rustix::process::getppid() != parent {
-            // Nothing would end this process; nobody waits for it either.
-            // SAFETY: ends the process without running anything of the one that it is a copy of.
-            unsafe { libc::_exit(1) };
-        }
-        crate::barrier::renew();
-        return Ok(Forked::Child);
+    let bound = fork.map_or(Ok(()), isolation::Fork::settle);
+    let bound = bound.and_then(|()| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)));
+    if bound.is_err() || rustix::process::getppid() != parent {
+        // Nothing would end this process, or hold it back; nobody waits for it either.
+        // SAFETY: ends the process without running anything of the one that it is a copy of.
+        unsafe { libc::_exit(1) };
     }
-    // SAFETY: the kernel has just put it there, close-on-exec, and nobody else knows of it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Forked::Parent(Spawned { pid: pid as u32, pidfd }))
+    crate::barrier::renew();
+    Ok(Forked::Child)
 }
 
 /// The control socket that this process inherited as [`CONTROL_FD`], once. `None` if there is none, or if it was
@@ -175,29 +574,4 @@ pub fn take_control() -> Option<OwnedFd> {
     // What we start ourselves does not inherit it.
     let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
     Some(fd)
-}
-
-/// In the child, before exec: dies with its parent, keeps nothing open but standard streams and the control socket.
-fn become_shard(parent: Pid, control: i32) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != Some(parent) {
-        // The parent died before the line above.
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
-    // SAFETY: system calls on numbers; between fork and exec no owner of a descriptor can be confused by them. The
-    // standard library's own descriptor for reporting errors of exec is closed by exec itself.
-    unsafe {
-        if control == CONTROL_FD {
-            if libc::fcntl(control, libc::F_SETFD, 0) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        } else if libc::dup2(control, CONTROL_FD) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
-        if libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, flags) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }

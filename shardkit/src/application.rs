@@ -6,6 +6,7 @@
 use crate::pool::{Pool, Scale};
 use serde::{Deserialize, Serialize};
 use shard_runtime::id::{ComponentId, PortId};
+pub use shard_runtime::isolation::Allow;
 use std::path::PathBuf;
 
 /// The largest number of sessions that one shard may hold.
@@ -48,6 +49,8 @@ pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
 pub const RING_BYTES_MIN: u32 = 4 << 10;
 /// The largest ring, in bytes.
 pub const RING_BYTES_MAX: u32 = 64 << 20;
+/// The most paths, and the most system calls, that a component may be allowed.
+pub const ALLOWED_MAX: usize = 64;
 /// The most that a component's program, arguments and environment may take together, in bytes.
 pub const PROGRAM_BYTES_MAX: usize = 64 << 10;
 /// The most that a component's configuration may take as JSON text, in bytes.
@@ -107,6 +110,8 @@ pub struct Component {
     pub scale: Scale,
     /// Whether its shards are forked from one process that was initialised once.
     pub zygote: bool,
+    /// What its isolated shards may reach; `None` if they are not isolated.
+    pub isolation: Option<Allow>,
     /// What the author's program finds in its configuration: the manifest's `config` table as JSON text.
     pub config_json: String,
 }

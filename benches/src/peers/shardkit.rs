@@ -98,6 +98,7 @@ fn component<const N: usize>() -> Component {
         after: After::Return,
         scale: Scale::default(),
         zygote: false,
+        isolation: None,
         config_json: "{}".into(),
     }
 }

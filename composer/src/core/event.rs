@@ -142,10 +142,20 @@ pub enum Exit {
     NotStarted(i32),
 }
 
+impl Exit {
+    /// Whether the kernel ended it for a system call that no shard makes by chance.
+    pub fn is_denial(self) -> bool {
+        self == Exit::Signal(SIGSYS)
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Signal(SIGSYS) => {
+                write!(f, "was killed by signal {SIGSYS}: a system call that no shard makes by chance")
+            }
             Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
             Exit::NotStarted(errno) => {
                 write!(f, "could not be started: {}", std::io::Error::from_raw_os_error(errno))
@@ -153,6 +163,9 @@ impl fmt::Display for Exit {
         }
     }
 }
+
+/// What the filter of system calls kills with.
+const SIGSYS: i32 = rustix::process::Signal::SYS.as_raw();
 
 /// Why the core wants a shard killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

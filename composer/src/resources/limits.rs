@@ -12,7 +12,7 @@ use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use shard_runtime::verbs::{Wish, choose};
-use shard_runtime::{barrier, landlock};
+use shard_runtime::{barrier, isolation};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ impl Facts {
             real_time_priority: getrlimit(Resource::Rtprio).current,
             pidfd: pidfd.is_ok(),
             membarrier: barrier::register(),
-            landlock: landlock::version(),
+            landlock: u32::try_from(isolation::landlock_abi()).ok().filter(|version| *version > 0),
             gpus: gpus(Path::new("/")),
             rdma: rdma.map(|device| device.why().to_owned()).map_err(|error| error.to_string()),
         }

@@ -16,7 +16,7 @@ use crate::processes::{ProcessId, Role};
 use shard_runtime::clock;
 use shard_runtime::control::{ControlSocket, FromShard, ToShard, Zygote as ZygoteMessage};
 use shard_runtime::id::{ComponentId, ShardId};
-use shardkit::application::{Application, Program};
+use shardkit::application::{Allow, Application, Program};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -196,10 +196,13 @@ impl Shell {
         role: Role,
         path: PathBuf,
         program: &Program,
+        isolation: Option<Allow>,
     ) -> Result<ProcessId, LaunchError> {
         let (process, theirs) = self.processes.add(role)?;
         let (args, env, quiet) = (program.args.clone(), program.env.clone(), self.quiet);
-        let launch = ToLauncher::Launch(Launch { process, program: path, args, env, quiet });
+        let zygote = matches!(role, Role::Zygote(_));
+        let launch = Launch { process, program: path, args, env, quiet, isolation, zygote };
+        let launch = ToLauncher::Launch(launch);
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
         match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &[theirs.as_fd()])?)) {
             Ok(()) => Ok(process),
@@ -215,7 +218,9 @@ impl Shell {
         let generic = &application.generics[at];
         let path = self.sources.spares[at].path.clone();
         self.sources.changed = true;
-        match self.start_process(Role::Spare(at), path, &generic.program) {
+        // What it can become is isolated alike.
+        let isolation = application.component(generic.components[0]).isolation.clone();
+        match self.start_process(Role::Spare(at), path, &generic.program, isolation) {
             Ok(process) => self.sources.spares[at].starting.push(process),
             Err(error) => {
                 let wait = self.sources.spares[at].backoff.failed(clock::now_ns(), 0);
@@ -245,9 +250,10 @@ impl Shell {
         component: ComponentId,
     ) -> Result<ProcessId, LaunchError> {
         let application = std::sync::Arc::clone(&self.inner.application);
+        let isolation = application.component(component).isolation.clone();
         let program = application.component(component).program.as_ref().ok_or(LaunchError::NoProgram)?;
         let path = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
-        self.start_process(role, path, program)
+        self.start_process(role, path, program, isolation)
     }
 
     // Spares.

@@ -39,6 +39,7 @@ impl Made {
             after: After::Return,
             scale: Scale::default(),
             zygote: false,
+            isolation: None,
             config_json: "{}".into(),
         });
         self

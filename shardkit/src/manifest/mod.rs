@@ -87,6 +87,8 @@
 //! | `stop_timeout_ms` | `1000` | from being asked to end until it is gone |
 //! | `after` | `"return"` | what becomes of a shard when its last session has ended: `"return"` to the pool as it is, `"scrub"` ([`Shard::on_scrub`](crate::Shard::on_scrub)) before it returns, `"restart"` |
 //! | `zygote` | `false` | whether its shards are forked from one process that was initialised once: see [`run`](crate::run) for what that asks of the program |
+//! | `isolation` | `"native"` | what keeps its shards from the rest of the host: `"native"` ([`isolation`](shard_runtime::isolation)), or `"none"` |
+//! | `allow` | nothing | what isolated shards may reach all the same, see below |
 //! | `config` | `{}` | any table: the program finds it in its configuration |
 //! | `in.PORT` | none | inputs |
 //! | `out.PORT` | none | outputs |
@@ -131,6 +133,20 @@
 //! | `budget_hour` | any | what its warm shards may cost an hour |
 //! | `schedule` | `[]` | windows of time with other limits: `{ days = ["fri", "sat"], from = "20:00", to = "02:00", floor = 4, ceiling = 9 }`, in UTC |
 //!
+//! `allow` of a component (`[component.NAME.allow]`), each list with at most 64 entries:
+//!
+//! | key | default | meaning |
+//! | --- | --- | --- |
+//! | `read` | `[]` | files and folders that its shards may read and execute, besides the program, `/usr` and what the dynamic loader needs |
+//! | `write` | `[]` | files and folders that they may also write |
+//! | `devices` | `[]` | device nodes that they may use, besides `/dev/null` and its like |
+//! | `network` | `false` | whether they have the host's network |
+//! | `rdma` | `false` | whether they have links over RDMA: the host's network namespace and `/dev/infiniband`, but no sockets |
+//! | `syscalls` | `[]` | system calls besides those that every shard may make, by name |
+//!
+//! Where the composer is root, a shard runs as a user that owns nothing, unless `read` or `write` name something: then it
+//! is the composer's user, without its powers.
+//!
 //! `[generic.NAME]`, programs in which several components are linked (see [`run_any`](crate::run_any)). Some of a
 //! program's processes wait, and become shards of whichever of these components is asked for, without being started
 //! first:
@@ -138,7 +154,7 @@
 //! | key | default | meaning |
 //! | --- | --- | --- |
 //! | `program`, `args`, `env` | as above | as for a component |
-//! | `components` | required | what its processes can become; a component is in one generic program at most |
+//! | `components` | required | what its processes can become; a component is in one generic program at most, and all in one are isolated alike |
 //! | `spares` | `"auto"` | how many processes wait: a number from 0 to 256, or `"auto"` for as many as the policy of `[pool]` chooses in each bin; one, without `[pool]` or with a policy that does not forecast |
 //! | `spares_max` | `16` | the most that the policy may choose, 0 to 256; only with `spares = "auto"` |
 //!
@@ -149,6 +165,7 @@
 //! | `entry` | those that the embedder calls, or else those that nobody calls, or else all | its components, together with everything they call |
 //! | `idle_timeout_s` | for ever | how long nobody may use a session before it ends |
 
+mod allow;
 mod at;
 mod calls;
 mod error;

@@ -6,7 +6,7 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
+    ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
     SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
     TIMEOUT_MS_MAX,
 };
@@ -131,6 +131,12 @@ pub(super) struct Component {
     /// initialisation starts no thread and leaves nothing that two processes must not share.
     #[serde(default)]
     pub(super) zygote: bool,
+    /// What keeps its shards from the rest of the host: `native`, or `none`.
+    #[serde(default = "native")]
+    #[schemars(schema_with = "isolation_schema")]
+    pub(super) isolation: At<String>,
+    /// What its shards may reach besides the rings that they are handed.
+    pub(super) allow: Option<At<Allow>>,
     /// Anything: the program finds it in its configuration.
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub(super) config: Option<At<toml::Table>>,
@@ -140,6 +146,34 @@ pub(super) struct Component {
     /// Where messages leave, by name.
     #[serde(default, rename = "out")]
     pub(super) outputs: Named<Output>,
+}
+
+/// What an isolated shard may reach besides the rings that it is handed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Allow {
+    /// Files and folders that it may read and execute: whole paths.
+    #[serde(default)]
+    #[schemars(length(max = ALLOWED_MAX))]
+    pub(super) read: Vec<At<String>>,
+    /// Files and folders that it may also write: whole paths.
+    #[serde(default)]
+    #[schemars(length(max = ALLOWED_MAX))]
+    pub(super) write: Vec<At<String>>,
+    /// Device nodes that it may use: whole paths.
+    #[serde(default)]
+    #[schemars(length(max = ALLOWED_MAX))]
+    pub(super) devices: Vec<At<String>>,
+    /// Whether it has the host's network.
+    #[serde(default)]
+    pub(super) network: bool,
+    /// Whether it has links over RDMA: the host's network namespace and the device's nodes, but no sockets.
+    #[serde(default)]
+    pub(super) rdma: bool,
+    /// System calls besides those that every shard may make, by name.
+    #[serde(default)]
+    #[schemars(length(max = ALLOWED_MAX))]
+    pub(super) syscalls: Vec<At<String>>,
 }
 
 /// How pools follow demand: once a bin of time a policy says how many shards of each component are to be ready.
@@ -435,6 +469,10 @@ fn returns() -> At<String> {
     At::nowhere("return".to_owned())
 }
 
+fn native() -> At<String> {
+    At::nowhere("native".to_owned())
+}
+
 fn no_bytes() -> At<Amount> {
     At::nowhere(Amount::Number(0))
 }
@@ -646,6 +684,10 @@ fn after_schema(_generator: &mut SchemaGenerator) -> Schema {
 
 fn spares_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0, "maximum": SPARES_MAX }, { "const": "auto" }] })
+}
+
+fn isolation_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["native", "none"] })
 }
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {

@@ -7,7 +7,7 @@ use super::calls::{self, Calls};
 use super::error::{Problem, did_you_mean};
 use super::limits::{amount, bytes, check_count, check_name, whole};
 use super::ports::{End, Names, check_ports, inputs};
-use super::{EMBEDDER, pool, quantity, raw};
+use super::{EMBEDDER, allow, pool, quantity, raw};
 use crate::application::*;
 use crate::pool::Scale;
 use shard_runtime::id::ComponentId;
@@ -110,6 +110,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         after: after(&raw.after)?,
         scale: raw.scale.as_ref().map(pool::scale).transpose()?.unwrap_or_default(),
         zygote: raw.zygote,
+        isolation: allow::isolation(&raw.isolation, raw.allow.as_ref())?,
         config_json: config_json(raw.config.as_ref())?,
     })
 }
@@ -142,6 +143,7 @@ fn embedder(raw: &raw::Embedder) -> Result<Component, Problem> {
         after: After::Return,
         scale: Scale::default(),
         zygote: false,
+        isolation: None,
         config_json: "{}".to_owned(),
     })
 }
@@ -273,6 +275,17 @@ fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<
                     component.value, other.name, generic.name
                 );
                 return Err(Problem::at(&component.span, what, "leave it in one of them"));
+            }
+            let first = generic.components.first().map(|first| application.component(*first));
+            if let Some(first) = first.filter(|first| first.isolation != application.component(id).isolation)
+            {
+                let what = format!(
+                    "`{}` and `{}` are in the generic program `{}`, but not isolated alike",
+                    first.name, component.value, generic.name
+                );
+                let cure =
+                    "give both the same `isolation` and `allow`: a process is isolated before it is either";
+                return Err(Problem::at(&component.span, what, cure));
             }
             generic.components.push(id);
         }

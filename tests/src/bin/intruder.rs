@@ -1,0 +1,204 @@
+//! A shard that was taken over, and tries to get out. Asked over a session it does what the message says and answers what
+//! came of it; called with the name of an attack it begins on its own. Called otherwise, it echoes.
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::{Pid, Signal};
+use shard_runtime::control::{
+    COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Wire as WireMessage,
+};
+use shard_runtime::frame::{Flags, Header};
+use shard_runtime::id::{PortId, SessionId};
+use shard_runtime::region::Region;
+use shard_runtime::session::Verb;
+use shard_runtime::wake::BELL_BYTES;
+use shardkit::prelude::*;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// So often a process is forked at the most: far more than it is allowed to have.
+const FORKS_MAX: usize = 4_000;
+
+struct Intruder;
+
+impl Shard for Intruder {
+    fn on_message(&mut self, message: Message<'_>, ctx: &mut Context<'_>) -> Result<()> {
+        let asked = String::from_utf8_lossy(message.payload()).into_owned();
+        let (verb, what) = asked.split_once(' ').unwrap_or((&asked, ""));
+        let number = || what.parse::<i32>().ok().and_then(Pid::from_raw).ok_or(Errno::INVAL);
+        let answer = match verb {
+            "read" => told(fs::read(what).map(|bytes| format!("done: {} bytes", bytes.len()))),
+            "write" => {
+                let file = OpenOptions::new().create(true).append(true).open(what);
+                told(file.and_then(|mut file| file.write_all(b"x")))
+            }
+            "remove" => told(fs::remove_file(what)),
+            "connect" => told(TcpStream::connect(what)),
+            "connect-abstract" => {
+                let address = SocketAddr::from_abstract_name(what)?;
+                told(UnixStream::connect_addr(&address))
+            }
+            "signal" => told(number().and_then(|pid| rustix::process::kill_process(pid, Signal::KILL))),
+            "trace" => told(trace(what.parse()?)),
+            "descriptors" => told(descriptors()),
+            "leave-children" => {
+                told((0..3).try_for_each(|_| Command::new("/bin/sleep").arg("1000").spawn().map(drop)))
+            }
+            "fork" => told::<_, Errno>(Ok(fork_without_end())),
+            "host-name" => told(rustix::system::sethostname(what.as_bytes())),
+            _ => asked,
+        };
+        Ok(ctx.reply(&message, answer.as_bytes())?)
+    }
+
+    fn on_rejected(&mut self, rejected: shardkit::Rejected, ctx: &mut Context<'_>) {
+        ctx.end(rejected.session, &format!("what it sent was refused: {}", rejected.why));
+    }
+}
+
+/// What came of it, as text that begins with `done` only if it was.
+fn told<T: std::fmt::Debug, E: std::fmt::Display>(result: std::result::Result<T, E>) -> String {
+    match result {
+        Ok(what) => format!("done: {what:?}"),
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+fn trace(pid: i32) -> std::result::Result<(), Errno> {
+    // SAFETY: it takes numbers only; the process that it stops is not this one.
+    let traced = unsafe { libc::ptrace(libc::PTRACE_ATTACH, pid, 0, 0) };
+    if traced < 0 { Err(Errno::ACCESS) } else { Ok(()) }
+}
+
+/// The numbers of all descriptors, and what can be opened anew through those of others.
+fn descriptors() -> std::io::Result<String> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        numbers.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    let opened =
+        ["/proc/1/fd/1", "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/exe", "/dev/tty", "/dev/mem"];
+    let opened = opened.into_iter().filter(|path| OpenOptions::new().write(true).open(path).is_ok());
+    Ok(format!("{} {}", numbers.join(","), opened.collect::<Vec<_>>().join(",")))
+}
+
+fn fork_without_end() -> usize {
+    for forked in 0..FORKS_MAX {
+        // SAFETY: the child makes one system call for ever.
+        unsafe {
+            match libc::fork() {
+                0 => loop {
+                    libc::pause();
+                },
+                ..0 => return forked,
+                _ => {}
+            }
+        }
+    }
+    FORKS_MAX
+}
+
+/// Joins by hand, and attacks what it was handed as soon as it is wired to the embedder.
+fn by_hand(way: &str) -> Result<()> {
+    let control = ControlSocket::from_fd(shard_runtime::process::take_control().expect("a control socket"));
+    control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
+    let mut packet = Packet::new();
+    loop {
+        let (message, fds) = control.receive::<ToShard>(&mut packet)?;
+        match message {
+            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => control.send(&FromShard::Ready, &[])?,
+            ToShard::Wire(wire) => {
+                control.send(&FromShard::Wired { link: wire.link }, &[])?;
+                match way {
+                    "deaf" => loop {
+                        std::thread::sleep(Duration::from_secs(3600));
+                    },
+                    "maul" => {
+                        let reason = fds.iter().map(maul).collect::<Vec<_>>().join(" ");
+                        control.send(&FromShard::Failed { reason }, &[])?;
+                    }
+                    "rub" => rub(fds)?,
+                    _ => send_on_others_sessions(&wire, fds)?,
+                }
+            }
+            ToShard::Stop => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+/// Does to a region all that the seals and the filter are to keep it from. Names what it could do.
+fn maul(fd: &OwnedFd) -> String {
+    let bytes = rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size as u64);
+    let page = 4096;
+    let mut done = Vec::new();
+    let mut note = |what: &'static str, result: std::result::Result<(), Errno>| {
+        if result.is_ok() {
+            done.push(what);
+        }
+    };
+    note("shrunk", rustix::fs::ftruncate(fd, 0));
+    note("grown", rustix::fs::ftruncate(fd, bytes + page));
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    note("punched", rustix::fs::fallocate(fd, hole, 0, page));
+    note("allocated", rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes + page));
+    note("unsealed", rustix::fs::fcntl_add_seals(fd, rustix::fs::SealFlags::WRITE));
+    let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+    // SAFETY: a new mapping, which nobody else knows of and nothing reads.
+    let removed = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), bytes as usize, access, kind, fd, 0)
+            .and_then(|at| rustix::mm::madvise(at, page as usize, Advice::LinuxRemove))
+    };
+    note("removed", removed);
+    if done.is_empty() { format!("{bytes}:nothing") } else { format!("{bytes}:{}", done.join("+")) }
+}
+
+/// Writes zeros over the neighbour's bell, wake words and all, again and again.
+fn rub(mut fds: Vec<OwnedFd>) -> Result<()> {
+    let memory = Region::receive(fds.remove(2), BELL_BYTES)?.map(true)?;
+    loop {
+        for offset in (0..memory.len()).step_by(8) {
+            memory.word(offset).store(0, Ordering::Release);
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// Sends to the embedder on every session that there may be: messages, answers, and what only the composer says.
+fn send_on_others_sessions(wire: &WireMessage, fds: Vec<OwnedFd>) -> Result<()> {
+    let (_inbound, mut outbound) = shardkit::open_wire(wire, fds)?;
+    let verbs = [Verb::Close, Verb::Closed, Verb::End, Verb::Rejected];
+    loop {
+        for (index, generation) in (0..16).flat_map(|index| (0..8).map(move |generation| (index, generation)))
+        {
+            let session = SessionId::new(index, generation);
+            let message = Header::new(session, PortId(0));
+            let frames = [message, message.flagged(Flags::REPLY)].into_iter();
+            let words = verbs.iter().map(|verb| Header::new(session, verb.port()).flagged(Flags::CONTROL));
+            for header in frames.chain(words) {
+                // A full ring is the embedder's answer to a flood.
+                let _ = outbound.send(header, b"not mine");
+            }
+            outbound.flush()?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn main() -> Result<()> {
+    shard_composer::take_over();
+    let way = std::env::args().nth(1).unwrap_or_default();
+    match way.as_str() {
+        "deaf" | "maul" | "rub" | "foreign" => by_hand(&way),
+        "any" => shardkit::run_any(shardkit::Components::new().with("spare", |_| Ok(Intruder))),
+        _ => shardkit::run(|_| Ok(Intruder)),
+    }
+}

@@ -1,0 +1,421 @@
+//! A red team: shards that were taken over try to get out, with real processes. In each case their neighbours go on.
+//!
+//! Where the host allows no user namespaces to this process there is nothing to attack; the tests say so and pass.
+
+use rustix::process::{Pid, Signal, kill_process};
+use shard_composer::{Composer, ReceiveError, ShardInfo};
+use shard_runtime::isolation::{Measure, TASKS_MAX, probe};
+use shard_tests::{PATIENCE, alive, manifest_text, parent, ready_shard, sources, start, wait_until};
+use shardkit::manifest::Manifest;
+use shardkit::prelude::Bytes;
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+fn intruder() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_intruder"))
+}
+
+/// One composer at a time: they share two processors on most machines that test. `None`, with a reason printed, where
+/// shards can't be isolated.
+fn alone() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let absent = probe().unwrap().into_iter().filter_map(|probed| probed.absent);
+    let needed = [Measure::User, Measure::Mount, Measure::Pid, Measure::Net, Measure::Root, Measure::Seccomp];
+    match absent.into_iter().find(|absent| needed.contains(&absent.measure)) {
+        None => Some(alone),
+        Some(missing) => {
+            println!("not tested: this host does not allow it: {missing}; {}", missing.mend());
+            None
+        }
+    }
+}
+
+/// A composer with an intruder and a neighbour.
+fn composer(way: &str, extra: &str) -> Composer {
+    start(intruder(), &manifest_text(intruder(), &[way, "echo"], extra))
+}
+
+/// What a shard of a component says to one message.
+fn ask(composer: &Composer, way: &str, question: &str) -> String {
+    let port = composer.output::<Bytes, Bytes>(way).unwrap();
+    let session = composer.compose(way).unwrap_or_else(|error| panic!("{error}"));
+    session.send(&port, &Bytes(question.into())).unwrap();
+    let mail = session.receive(PATIENCE).unwrap_or_else(|error| panic!("{question}: {error}"));
+    String::from_utf8_lossy(mail.message().payload()).into_owned()
+}
+
+/// The neighbour answers.
+fn echoes(composer: &Composer) {
+    assert_eq!(ask(composer, "echo", "still there?"), "still there?");
+}
+
+/// The intruder can't do any of these; its neighbour goes on.
+fn all_are_refused(composer: &Composer, attacks: &[String]) {
+    for attack in attacks {
+        let answer = ask(composer, "attack", attack);
+        println!("{attack}: {answer}");
+        assert!(answer.starts_with("refused"), "{attack}: {answer}");
+    }
+    echoes(composer);
+}
+
+/// Without isolation the attack works, or the test above it shows nothing.
+fn works_without_isolation(attack: &str) {
+    let composer = composer("attack", "isolation = \"none\"");
+    let answer = ask(&composer, "attack", attack);
+    assert!(answer.starts_with("done"), "{attack} does not even work without isolation: {answer}");
+}
+
+fn status(pid: u32) -> HashMap<String, String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let lines = status.lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|child| parent(*child) == Some(pid)).collect()
+}
+
+/// Checks in the kernel's own files that a process is isolated as shards are.
+fn is_isolated(pid: u32) {
+    let status = status(pid);
+    assert_eq!(status["NoNewPrivs"], "1");
+    assert_eq!(status["Seccomp"], "2");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status[set], "0000000000000000", "{set}");
+    }
+    let users: Vec<&str> = status["Uid"].split_whitespace().collect();
+    assert!(users.iter().all(|user| *user != "0"), "{users:?}");
+    for space in ["user", "mnt", "pid", "ipc", "net", "uts", "cgroup"] {
+        let link = |who: &str| fs::read_link(format!("/proc/{who}/ns/{space}")).unwrap();
+        assert_ne!(link(&pid.to_string()), link("self"), "{space} namespace");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    for mount in mounts.lines() {
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let (point, options) = (fields[4], fields[5]);
+        let is_writable = point == "/tmp" || point.starts_with("/dev/");
+        assert!(is_writable || options.split(',').any(|option| option == "ro"), "{mount}");
+        assert!(options.contains("nosuid"), "{mount}");
+    }
+    let mut open: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    open.sort_unstable();
+    // The last is the control socket, whose number is another in what was forked.
+    assert!(open.len() == 4 && open[..3] == [0, 1, 2], "descriptors {open:?}");
+    let socket = fs::read_link(format!("/proc/{pid}/fd/{}", open[3])).unwrap();
+    assert!(socket.to_string_lossy().starts_with("socket:"), "{socket:?}");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let tasks = limits.lines().find(|line| line.starts_with("Max processes")).unwrap();
+    assert_eq!(tasks.split_whitespace().nth(2), Some(&*TASKS_MAX.to_string()), "{tasks}");
+}
+
+#[test]
+fn isolation_is_read_back_from_the_kernel_whatever_a_shard_is_made_from() {
+    let Some(_alone) = alone() else { return };
+    let zygote = manifest_text(intruder(), &["cold", "forked", "spare"], "")
+        .replace("args = [\"forked\"]", "args = [\"forked\"]\nzygote = true");
+    let generic = format!(
+        "[generic.any]\nprogram = \"{}\"\nargs = [\"any\"]\ncomponents = [\"spare\"]\nspares = 1\n",
+        intruder().display()
+    );
+    let composer = start(intruder(), &(zygote + &generic));
+    for way in ["cold", "forked", "spare"] {
+        println!("{way}");
+        is_isolated(ready_shard(&composer, way).pid);
+    }
+    assert_eq!(
+        composer.starts("forked").first().map(|start| start.tier.to_string()).as_deref(),
+        Some("zygote")
+    );
+    sources(&composer);
+}
+
+#[test]
+fn a_shard_can_not_read_what_the_host_keeps() {
+    let Some(_alone) = alone() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    let me = format!("/proc/{}/environ", std::process::id());
+    let paths = [
+        "/etc/shadow",
+        "/etc/passwd",
+        secret.to_str().unwrap(),
+        &me,
+        "/proc/cmdline",
+        "/dev/mem",
+        "/dev/kmsg",
+    ];
+    all_are_refused(&composer("attack", ""), &paths.map(|path| format!("read {path}")));
+    works_without_isolation(&format!("read {}", secret.display()));
+}
+
+#[test]
+fn a_shard_can_not_write_to_the_hosts_file_system() {
+    let Some(_alone) = alone() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("kept");
+    fs::write(&kept, "kept").unwrap();
+    let composer = composer("attack", "");
+    let program = intruder().display();
+    let paths = [
+        "/shard-was-here",
+        "/etc/shard-was-here",
+        "/usr/shard-was-here",
+        "/dev/shard-was-here",
+        "/proc/sys/kernel/hostname",
+        "/proc/self/oom_score_adj",
+        "/proc/self/uid_map",
+    ];
+    let mut attacks: Vec<String> = paths.iter().map(|path| format!("write {path}")).collect();
+    attacks.push(format!("write {program}"));
+    attacks.push(format!("remove {program}"));
+    attacks.push(format!("remove {}", kept.display()));
+    all_are_refused(&composer, &attacks);
+    // What it writes to its own folder is not the host's.
+    assert!(ask(&composer, "attack", "write /tmp/shard-was-here").starts_with("done"));
+    for path in paths.iter().take(4).chain(&["/tmp/shard-was-here"]) {
+        assert!(!Path::new(path).exists(), "{path} is there");
+    }
+    assert_eq!(fs::read(&kept).unwrap(), b"kept");
+    works_without_isolation(&format!("write {}", kept.display()));
+}
+
+#[test]
+fn a_shard_reaches_no_network() {
+    let Some(_alone) = alone() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("shard-test-{}", std::process::id());
+    let _named = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let attacks = [format!("connect {}", listener.local_addr().unwrap()), format!("connect-abstract {name}")];
+    all_are_refused(&composer("attack", ""), &attacks);
+    for attack in &attacks {
+        works_without_isolation(attack);
+    }
+}
+
+#[test]
+fn a_component_reaches_what_it_declares_and_no_more() {
+    let Some(_alone) = alone() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [read, write, other] = ["read", "write", "other"].map(|name| folder.path().join(name));
+    for file in [&read, &write, &other] {
+        fs::write(file, "text").unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let allow = format!(
+        "allow = {{ read = [\"{}\"], write = [\"{}\"], network = true, syscalls = [\"sethostname\"] }}",
+        read.display(),
+        write.display()
+    );
+    let composer = composer("attack", &allow);
+    let done = |attack: &str| {
+        let answer = ask(&composer, "attack", attack);
+        assert!(answer.starts_with("done"), "{attack}: {answer}");
+    };
+    done(&format!("read {}", read.display()));
+    done(&format!("write {}", write.display()));
+    done(&format!("connect {}", listener.local_addr().unwrap()));
+    assert_eq!(fs::read(&write).unwrap(), b"textx");
+    // It may be called, and the kernel still says no.
+    let attacks =
+        [format!("write {}", read.display()), format!("read {}", other.display()), "host-name x".into()];
+    all_are_refused(&composer, &attacks);
+}
+
+#[test]
+fn a_shard_that_traces_is_killed_and_the_reason_is_told() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("attack", "");
+    let victim = ready_shard(&composer, "echo");
+    let port = composer.output::<Bytes, Bytes>("attack").unwrap();
+    let session = composer.compose("attack").unwrap();
+    session.send(&port, &Bytes(format!("trace {}", victim.pid).into())).unwrap();
+    wait_until("its session ends", || session.ending().is_some());
+    assert!(matches!(session.receive(Duration::ZERO), Err(ReceiveError::Over(_))));
+    let ending = session.ending().map(|ending| ending.to_string()).unwrap_or_default();
+    println!("{ending}");
+    assert!(ending.contains("signal 31") && ending.contains("system call"), "{ending}");
+    assert!(alive(victim.pid));
+    echoes(&composer);
+}
+
+#[test]
+fn a_shard_can_not_signal_its_neighbours_nor_its_composer() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("attack", "");
+    let victim = ready_shard(&composer, "echo");
+    let helper = parent(victim.pid).unwrap();
+    all_are_refused(&composer, &[victim.pid, helper, std::process::id()].map(|pid| format!("signal {pid}")));
+    assert!(alive(victim.pid) && alive(helper));
+    works_without_isolation(&format!("signal {}", victim_of_ours()));
+}
+
+/// A process of this one that may be killed.
+fn victim_of_ours() -> u32 {
+    Command::new("sleep").arg("1000").spawn().expect("it starts").id()
+}
+
+#[test]
+fn a_shard_has_no_descriptor_but_its_own_and_opens_no_others() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("attack", "");
+    let answer = ask(&composer, "attack", "descriptors");
+    // The fourth is its look at the folder of descriptors.
+    let expected = r#"done: "0,1,2,3,4 /proc/1/fd/1,/proc/self/fd/1,/proc/self/fd/2""#;
+    println!("{answer}");
+    assert_eq!(answer, expected, "they are `/dev/null`, because it is quiet");
+    echoes(&composer);
+}
+
+#[test]
+fn a_shard_can_not_shrink_grow_or_punch_holes_into_the_memory_that_it_shares() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("maul", "");
+    ready_shard(&composer, "echo");
+    wait_until("it tells what it could do", || composer.fault("maul").is_some());
+    let told = composer.fault("maul").unwrap();
+    println!("{told}");
+    let regions: Vec<&str> = told.split(' ').collect();
+    assert!(regions.len() == 3 && regions.iter().all(|region| region.ends_with(":nothing")), "{told}");
+    echoes(&composer);
+}
+
+#[test]
+fn what_a_shard_leaves_behind_dies_with_it() {
+    let Some(_alone) = alone() else { return };
+    // A shard of its own, and one that shares its zygote's namespaces but for this.
+    for extra in ["", "zygote = true"] {
+        let composer = composer("attack", extra);
+        let shard = ready_shard(&composer, "attack");
+        assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
+        let left = children(shard.pid);
+        assert_eq!(left.len(), 3);
+        kill(&shard);
+        wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
+        echoes(&composer);
+    }
+}
+
+fn kill(shard: &ShardInfo) {
+    kill_process(Pid::from_raw(shard.pid as i32).expect("a number"), Signal::KILL).expect("it is there");
+}
+
+#[test]
+fn a_shard_that_forks_without_end_is_bounded_and_its_children_die_with_it() {
+    let Some(_alone) = alone() else { return };
+    for extra in ["", "zygote = true"] {
+        let composer = composer("attack", extra);
+        let shard = ready_shard(&composer, "attack");
+        let answer = ask(&composer, "attack", "fork");
+        let forked: u64 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
+        println!("{forked} processes");
+        assert!(forked > 0 && forked < TASKS_MAX, "{forked} processes");
+        echoes(&composer);
+        let left = children(shard.pid);
+        assert_eq!(left.len() as u64, forked);
+        kill(&shard);
+        wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
+        echoes(&composer);
+    }
+}
+
+#[test]
+fn a_shard_that_never_reads_its_control_socket_holds_up_nobody() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("deaf", "stop_timeout_ms = 200");
+    let deaf = ready_shard(&composer, "deaf");
+    for _ in 0..20 {
+        echoes(&composer);
+    }
+    let error = composer.compose_within("deaf", Duration::from_millis(300)).err();
+    assert!(error.is_some(), "it can't open a session");
+    echoes(&composer);
+    composer.shut_down();
+    assert!(!alive(deaf.pid));
+}
+
+#[test]
+fn a_message_on_a_session_that_is_not_its_senders_reaches_nobody() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("foreign", "");
+    ready_shard(&composer, "foreign");
+    let port = composer.output::<Bytes, Bytes>("echo").unwrap();
+    let session = composer.compose("echo").unwrap_or_else(|error| panic!("{error}"));
+    for round in 0..200_u32 {
+        let text = round.to_string();
+        session
+            .send(&port, &Bytes(text.clone().into()))
+            .unwrap_or_else(|error| panic!("{error} {:?}", session.ending()));
+        let mail = session.receive(PATIENCE).unwrap_or_else(|error| panic!("after {round}: {error}"));
+        assert_eq!(mail.message().payload(), text.as_bytes());
+    }
+    let more = session.receive(Duration::from_millis(100));
+    assert!(matches!(more, Err(ReceiveError::Timeout)), "something else came, or the session ended");
+}
+
+#[test]
+fn bells_and_wake_words_that_a_shard_rubs_out_cost_time_and_no_message() {
+    let Some(_alone) = alone() else { return };
+    let composer = composer("rub", "");
+    ready_shard(&composer, "rub");
+    for _ in 0..20 {
+        echoes(&composer);
+    }
+}
+
+#[test]
+fn a_path_that_is_declared_and_not_there_is_named() {
+    let Some(_alone) = alone() else { return };
+    let text = manifest_text(intruder(), &["attack"], "allow.read = [\"/nowhere/to/be/found\"]");
+    let manifest = Manifest::parse(&text, "isolation.toml").unwrap();
+    let started = Composer::builder(manifest).launcher(intruder()).quiet(true).start();
+    let error = started.err().expect("it can't start").to_string();
+    assert!(error.contains("`attack`") && error.contains("/nowhere/to/be/found"), "{error}");
+}
+
+#[test]
+fn what_a_host_does_not_allow_is_left_out_and_the_rest_is_done() {
+    const INSIDE: &str = "SHARD_TEST_WITHOUT_USERS";
+    let test = "what_a_host_does_not_allow_is_left_out_and_the_rest_is_done";
+    if std::env::var_os(INSIDE).is_none() {
+        let Some(_alone) = alone() else { return };
+        // The run below, where no user namespace can be made any more.
+        let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --exact \"$1\" --nocapture";
+        let me = std::env::current_exe().expect("this program");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "sh", "-c", script]).arg(me).arg(test).env(INSIDE, "1");
+        match unshare.output() {
+            Ok(run) => assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout)),
+            Err(error) => println!("not tested: there is no program `unshare` ({error})"),
+        }
+        return;
+    }
+    let probed = probe().unwrap();
+    let absent = |measure| probed.iter().find(|probed| probed.measure == measure).unwrap().absent;
+    let users = absent(Measure::User).expect("there are none");
+    assert!(users.mend().contains("user.max_user_namespaces"), "{}", users.mend());
+    for measure in
+        [Measure::NoNewPrivileges, Measure::Capabilities, Measure::Seccomp, Measure::Root, Measure::Pid]
+    {
+        assert!(absent(measure).is_none(), "{measure}");
+    }
+    let composer = composer("attack", "");
+    let status = status(ready_shard(&composer, "attack").pid);
+    assert_eq!([&status["NoNewPrivs"], &status["Seccomp"]], ["1", "2"]);
+    assert_eq!(status["CapEff"], "0000000000000000");
+    all_are_refused(&composer, &["read /etc/shadow".into(), "write /usr/shard-was-here".into()]);
+}
