@@ -385,8 +385,12 @@ mod tests {
             let received = b.receive::<FromShard>(&mut Packet::new());
             let sound = packet.len() == 1 && count <= DESCRIPTORS_MAX;
             assert_eq!(received.is_ok(), sound, "{count} descriptors with {} bytes", packet.len());
-            // The pipe ends when the last copy of its writing end is closed.
+            // The pipe ends when the last copy of its writing end is closed; a test that forks has copies of all, until
+            // its child runs its program.
             drop((received, pipe_in));
+            let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+            let mut end = [rustix::event::PollFd::new(&pipe_out, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut end, Some(&patience)).unwrap();
             assert_eq!(rustix::io::read(&pipe_out, &mut [0; 1]), Ok(0));
         }
     }

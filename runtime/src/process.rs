@@ -30,7 +30,7 @@ pub struct Spawn<'a> {
     pub program: &'a Path,
     /// Its arguments.
     pub args: &'a [String],
-    /// Environment variables on top of the inherited ones.
+    /// Environment variables, on top of the inherited ones: all, or, in isolation, those in [`INHERITED`].
     pub env: &'a [(String, String)],
     /// The shard's end of its control socket.
     pub control: BorrowedFd<'a>,
@@ -158,6 +158,9 @@ fn follow(told: OwnedFd, forked: &mut Spawned) -> io::Result<()> {
     Ok(())
 }
 
+/// What an isolated process inherits of this one's environment. The rest may hold secrets that are not its own.
+pub const INHERITED: [&str; 7] = ["PATH", "LANG", "LC_ALL", "TZ", "TERM", "RUST_LOG", "RUST_BACKTRACE"];
+
 /// A program, its arguments and its environment as the kernel takes them.
 struct Image {
     program: CString,
@@ -169,7 +172,9 @@ struct Image {
 impl Image {
     fn new(spawn: &Spawn<'_>) -> io::Result<Self> {
         let program = CString::new(spawn.program.as_os_str().as_bytes())?;
-        let mut vars: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let passes = |name: &OsStr| spawn.isolation.is_none() || INHERITED.iter().any(|known| name == *known);
+        let mut vars: BTreeMap<OsString, OsString> =
+            std::env::vars_os().filter(|(name, _)| passes(name)).collect();
         vars.extend(spawn.env.iter().map(|(name, value)| (name.into(), value.into())));
         vars.insert(CONTROL_ENV.into(), PROTOCOL_VERSION.to_string().into());
         vars.remove(OsStr::new(LAUNCHER_ENV));

@@ -4,7 +4,9 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use shard_composer::{Composer, ReceiveError, ShardInfo};
+use shard_runtime::control::CONTROL_ENV;
 use shard_runtime::isolation::{Measure, TASKS_MAX, probe};
+use shard_runtime::process::INHERITED;
 use shard_tests::{PATIENCE, alive, manifest_text, parent, ready_shard, sources, start, wait_until};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
@@ -117,6 +119,11 @@ fn is_isolated(pid: u32) {
     assert!(open.len() == 4 && open[..3] == [0, 1, 2], "descriptors {open:?}");
     let socket = fs::read_link(format!("/proc/{pid}/fd/{}", open[3])).unwrap();
     assert!(socket.to_string_lossy().starts_with("socket:"), "{socket:?}");
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    for variable in variables.split(|byte| *byte == 0).filter(|variable| !variable.is_empty()) {
+        let name = String::from_utf8_lossy(variable.split(|byte| *byte == b'=').next().unwrap());
+        assert!(INHERITED.contains(&&*name) || name == CONTROL_ENV, "the composer's variable {name}");
+    }
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let tasks = limits.lines().find(|line| line.starts_with("Max processes")).unwrap();
     assert_eq!(tasks.split_whitespace().nth(2), Some(&*TASKS_MAX.to_string()), "{tasks}");

@@ -67,7 +67,7 @@
 //! | --- | --- | --- |
 //! | `program` | required | what a shard runs: see [`resolve_program`] |
 //! | `args` | `[]` | the arguments after the program's name |
-//! | `env` | `{}` | environment variables on top of the inherited ones |
+//! | `env` | `{}` | environment variables. Of the composer's own an isolated shard inherits `PATH`, `LANG`, `LC_ALL`, `TZ`, `TERM`, `RUST_LOG` and `RUST_BACKTRACE` alone, one that is not isolated all |
 //! | `capacity` | `1` | sessions per shard, 1 to 65536 |
 //! | `warm` | `1` | shards kept running and wired before anyone asks, 0 to 100000 |
 //! | `max` | `warm`, at least 1 | never more shards than this, 1 to 100000 |
