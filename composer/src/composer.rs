@@ -3,6 +3,7 @@
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
+use crate::groups::Groups;
 use crate::history::History;
 use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
@@ -152,6 +153,8 @@ impl Builder {
     /// # Errors
     /// See [`StartError`]. Everything is checked before anything starts.
     pub fn start(self) -> Result<Composer, StartError> {
+        // First: what a composer before this one has left holds processors, perhaps.
+        let groups = Groups::prepare();
         let topology = Topology::read();
         self.manifest.check_needs(&host(&topology))?;
         let (programs, generic_programs) = self.programs()?;
@@ -205,6 +208,7 @@ impl Builder {
             hub_bell,
             cores,
             history,
+            groups,
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 

@@ -12,6 +12,7 @@ mod sources;
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::freezer::Freezer;
+use crate::groups::{Groups, Limits};
 use crate::history::History;
 use crate::host::{Cores, FreeRoom, free_memory_bytes, time_of_week};
 use crate::hub::{Hub, Slow, shard_of, slot};
@@ -43,6 +44,7 @@ use std::time::Duration;
 
 pub(crate) const WAKER: Token = Token(0);
 const LAUNCHER: Token = Token(1);
+const GROUPS: Token = Token(2);
 
 /// The rings between composer and shard carry a few small frames for each session.
 const CONTROL_RING_BYTES: usize = 16 << 10;
@@ -108,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) hub_bell: Region,
     pub(crate) cores: Cores,
     pub(crate) history: Option<History>,
+    pub(crate) groups: Groups,
 }
 
 impl Shell {
@@ -123,12 +126,16 @@ impl Shell {
             hub_bell,
             cores,
             history,
+            groups,
         } = parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
         let has_idle_timeouts = inner.application.compositions.iter().any(|c| c.idle_timeout_ms.is_some());
-        let processes = Processes::new(poll.registry().try_clone()?);
+        if let Some(watch) = groups.watch() {
+            poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), GROUPS, Interest::READABLE)?;
+        }
+        let processes = Processes::new(poll.registry().try_clone()?, groups);
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
@@ -143,7 +150,7 @@ impl Shell {
             processes,
             sources,
             shards,
-            freezer: Freezer::new(),
+            freezer: Freezer::default(),
             ending: false,
             wiring,
             packet: Packet::new(),
@@ -186,6 +193,7 @@ impl Shell {
     }
 
     fn look_at_time(&mut self) {
+        self.processes.groups.sweep();
         self.look_at_bin();
         self.look_for_idle_sessions();
         let due = self.inner.lock().core.next_deadline().is_some_and(|at| at <= clock::now_ns());
@@ -306,6 +314,7 @@ impl Shell {
         match token {
             WAKER => self.look_at_broken_links(),
             LAUNCHER => self.hear_launcher(),
+            GROUPS => self.look_at_groups(),
             token => match Processes::what(token) {
                 What::Word(process) => self.hear(process),
                 What::End(process) => self.ended(process),
@@ -325,8 +334,11 @@ impl Shell {
 
     fn heard_launcher(&mut self, message: FromLauncher, mut fds: Vec<OwnedFd>) {
         match message {
-            FromLauncher::Launched { process, pid, absent } => {
+            FromLauncher::Launched { process, pid, absent, outside } => {
                 self.tell_absent(process, &absent);
+                if outside != 0 {
+                    self.processes.groups.outside(process, &io::Error::from_raw_os_error(outside));
+                }
                 if let Some(pidfd) = fds.pop() {
                     self.processes.started(process, pid, pidfd);
                 }
@@ -379,6 +391,73 @@ impl Shell {
                 );
             }
         }
+    }
+
+    // Limits.
+
+    /// What a process may use of the host.
+    fn limits(&self, role: Role) -> Limits {
+        let application = &self.inner.application;
+        match role {
+            Role::Shard(shard) => {
+                let entry = self.shards.get(&shard);
+                let component = entry.map_or(ComponentId(0), |entry| entry.component);
+                Limits::of(application.component(component), entry.and_then(|entry| entry.core))
+            }
+            Role::Zygote(component) => Limits::of(application.component(component), None),
+            Role::Spare(at) => {
+                let components = application.generics[at].components.iter();
+                let limits = components.map(|id| Limits::of(application.component(*id), None));
+                limits
+                    .reduce(Limits::or)
+                    .unwrap_or_else(|| Limits::of(application.component(ComponentId(0)), None))
+            }
+        }
+    }
+
+    /// Tells of the processes that have as many processes as they may.
+    fn look_at_groups(&mut self) {
+        for id in self.processes.groups.take_full() {
+            let limit = self.processes.groups.stopped(id).map_or(0, |stopped| stopped.processes);
+            tracing::warn!(
+                who = self.who(id),
+                limit,
+                "has as many processes as it may (pids.max); more are refused"
+            );
+            self.note_fault(id, format!("it has reached its number of processes and threads, {limit}"));
+        }
+    }
+
+    /// Tells what limits did to a process that has ended, and what it left. Returns how it ended, as far as they know more.
+    fn tell_stopped(&self, id: ProcessId, how: Exit) -> Exit {
+        let Some(stopped) = self.processes.groups.stopped(id) else { return how };
+        if stopped.forks_refused > 0 {
+            let (limit, refused) = (stopped.processes, stopped.forks_refused);
+            tracing::warn!(who = self.who(id), limit, refused, "forks were refused (pids.max)");
+        }
+        if stopped.left > 0 {
+            tracing::warn!(
+                who = self.who(id),
+                left = stopped.left,
+                "has left processes behind; they are killed"
+            );
+        }
+        if stopped.killed == 0 || stopped.memory_bytes == 0 {
+            return how;
+        }
+        let max_bytes = stopped.memory_bytes;
+        tracing::warn!(
+            who = self.who(id),
+            max_bytes,
+            killed = stopped.killed,
+            "used more memory than it may (memory.max); the kernel has killed it"
+        );
+        if how != Exit::Signal(Signal::KILL.as_raw()) {
+            return how;
+        }
+        let how = Exit::OutOfMemory { max_bytes };
+        self.note_fault(id, how.to_string());
+        how
     }
 
     // A shard's words.
@@ -698,18 +777,18 @@ impl Shell {
     }
 
     fn freeze(&mut self, shard: ShardId) {
-        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
-            && let Some(pidfd) = &process.pidfd
+        if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
+            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
         {
-            self.freezer.freeze(shard, process.pid, pidfd.as_fd());
+            self.freezer.freeze(&self.processes.groups, id, pidfd.as_fd());
         }
     }
 
     fn thaw(&mut self, shard: ShardId) {
-        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
-            && let Some(pidfd) = &process.pidfd
+        if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
+            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
         {
-            self.freezer.thaw(shard, pidfd.as_fd());
+            self.freezer.thaw(&self.processes.groups, id, pidfd.as_fd());
         }
     }
 
@@ -724,6 +803,8 @@ impl Shell {
     fn exited(&mut self, id: ProcessId, how: Exit) {
         // Its last words may still be in the socket.
         self.hear(id);
+        let how = self.tell_stopped(id, how);
+        self.freezer.forget(id);
         let Some(process) = self.processes.remove(id) else { return };
         let lived_ns = clock::now_ns() - process.started_ns;
         match process.role {
@@ -750,7 +831,6 @@ impl Shell {
             self.cores.give_back(entry.core);
         }
         self.sources.give_up(shard);
-        self.freezer.forget(shard);
         let mut hub = self.inner.lock();
         hub.release_link(shard);
         self.inner.unlock(hub);

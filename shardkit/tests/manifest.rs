@@ -22,6 +22,7 @@ warm = 2
 max = 4
 cores = 1
 memory = "64MiB"
+processes = 32
 gpu_memory = 1024
 bandwidth = "1Gbit/s"
 wait = "spin"
@@ -85,6 +86,7 @@ fn every_key_arrives() {
     let needs = Needs {
         cores: 1,
         memory_bytes: 64 << 20,
+        processes: 32,
         gpu_memory_bytes: 1024,
         bandwidth_bits_per_s: 1_000_000_000,
     };

@@ -178,8 +178,10 @@ impl Shell {
         let zygote = matches!(role, Role::Zygote(_));
         let launch = Launch { process, program: path, args, env, quiet, isolation, zygote };
         let launch = ToLauncher::Launch(launch);
+        let group = self.processes.groups.make(process, self.limits(role));
+        let fds: Vec<_> = [theirs.as_fd()].into_iter().chain(group.as_ref().map(AsFd::as_fd)).collect();
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
-        match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &[theirs.as_fd()])?)) {
+        match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &fds)?)) {
             Ok(()) => Ok(process),
             Err(error) => {
                 self.processes.remove(process);
@@ -243,6 +245,8 @@ impl Shell {
                 continue;
             };
             spare.role = Role::Shard(shard);
+            let pid = spare.pid;
+            self.processes.groups.change(process, pid, self.limits(Role::Shard(shard)));
             if let Some(entry) = self.shards.get_mut(&shard) {
                 entry.process = Some(process);
                 entry.from = Tier::Generic;
@@ -402,8 +406,12 @@ impl Shell {
         if !self.take_owed(component, process) {
             return;
         }
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let adopt = ToLauncher::Adopt { process };
+        let group = self.processes.get(process).map(|forked| forked.role).and_then(|role| {
+            let limits = self.limits(role);
+            self.processes.groups.make(process, limits)
+        });
+        let adopt = ToLauncher::Adopt { process, grouped: group.is_some() };
+        let fds: Vec<_> = fds.iter().chain(&group).map(AsFd::as_fd).collect();
         let asked = self.launcher.as_ref().map(|launcher| launcher.socket.send(&adopt, &fds));
         if !matches!(asked, Some(Ok(()))) {
             tracing::error!("the launch helper can't be told of a forked shard");

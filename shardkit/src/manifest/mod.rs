@@ -75,7 +75,8 @@
 //! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
 //! | `scale` | no limits | see below |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
-//! | `memory` | `0` | memory that one shard needs; a size |
+//! | `memory` | `0` | memory that one shard needs, and all that it gets where the host has control groups; a size; 0 sets no limit |
+//! | `processes` | `64` | processes and threads that one shard may have, 8 to 4194304 |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
 //! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |

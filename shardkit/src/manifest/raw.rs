@@ -6,8 +6,9 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, SCALE_DOWN_DELAY_MS_DEFAULT,
-    SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
+    ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX, PROCESSES_DEFAULT,
+    PROCESSES_MAX, PROCESSES_MIN, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT,
+    SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -90,6 +91,10 @@ pub(super) struct Component {
     /// Memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) memory: At<Amount>,
+    /// The most processes and threads that one shard may have.
+    #[serde(default = "processes")]
+    #[schemars(range(min = PROCESSES_MIN, max = PROCESSES_MAX))]
+    pub(super) processes: At<Whole>,
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
@@ -438,6 +443,10 @@ fn scale_down_delay() -> At<Whole> {
 
 fn start_timeout() -> At<Whole> {
     whole(5000)
+}
+
+fn processes() -> At<Whole> {
+    whole(PROCESSES_DEFAULT.into())
 }
 
 fn stop_timeout() -> At<Whole> {

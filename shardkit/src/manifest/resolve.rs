@@ -86,6 +86,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         needs: Needs {
             cores: whole(&raw.cores, "cores", 0, CORES_MAX.into())? as u32,
             memory_bytes: bytes(&raw.memory, "memory")?,
+            processes: whole(&raw.processes, "processes", PROCESSES_MIN.into(), PROCESSES_MAX.into())? as u32,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
             bandwidth_bits_per_s: amount(
                 &raw.bandwidth,
