@@ -37,7 +37,9 @@ impl Folder {
     /// Makes a folder and locks it.
     pub(super) fn make(path: PathBuf) -> io::Result<Self> {
         fs::create_dir(&path)?;
-        let lock = lock(&path)?;
+        let lock = lock(&path).inspect_err(|_| {
+            let _ = fs::remove_dir(&path);
+        })?;
         if path.exists() {
             return Ok(Self { path, _lock: lock });
         }
@@ -72,7 +74,7 @@ impl Place {
         let own = own_group()?;
         let leaf = format!("{OWN_PREFIX}{}", std::process::id());
         let base = match own.parent() {
-            Some(parent) if own.file_name().is_some_and(|name| *name == *leaf) => parent.to_path_buf(),
+            Some(parent) if is_aside(&own) => parent.to_path_buf(),
             _ => own.clone(),
         };
         free_left(&base);
@@ -84,13 +86,12 @@ impl Place {
             ));
         }
         let there = words(&base.join("cgroup.controllers"));
-        let mut wanted = Vec::new();
-        for name in CONTROLLERS {
-            if there.iter().any(|controller| controller == name) {
-                wanted.push(name);
-            } else {
-                refusals.no_controller(name, &base);
-            }
+        let is_there = |name: &&str| there.iter().any(|controller| controller == *name);
+        let (mut wanted, missing): (Vec<_>, Vec<_>) = CONTROLLERS.into_iter().partition(is_there);
+        if wanted.is_empty() {
+            refusals.no_controllers(&base);
+        } else {
+            missing.into_iter().for_each(|name| refusals.no_controller(name, &base));
         }
         let given = words(&base.join("cgroup.subtree_control"));
         let all_given = wanted.iter().all(|name| given.iter().any(|given| given == name));
@@ -98,7 +99,7 @@ impl Place {
         let is_root = !base.join("cgroup.type").exists();
         if !all_given && !is_root && own == base {
             if let Err(error) = move_aside(&base, &leaf) {
-                refusals.refused("every limit of a control group", &base.join("cgroup.procs"), &error);
+                refusals.refused("every limit by control groups", &base.join("cgroup.procs"), &error);
                 wanted.clear();
             }
         }
@@ -106,6 +107,13 @@ impl Place {
         let controllers = folder.give_on(&given, refusals);
         Ok(Self { base, folder, controllers })
     }
+}
+
+/// Whether a composer has moved itself into this group. What it starts may hold a composer too.
+fn is_aside(group: &Path) -> bool {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    let number = name.strip_prefix(OWN_PREFIX).unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn new_folder(base: &Path) -> io::Result<Folder> {
@@ -203,7 +211,7 @@ fn lock(path: &Path) -> io::Result<OwnedFd> {
 fn free_left(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        if name.starts_with(OWN_PREFIX) {
+        if is_aside(&path) {
             // It goes only if nobody is in it.
             let _ = fs::remove_dir(&path);
         }

@@ -23,6 +23,12 @@ impl Refusals {
         self.tell("control groups", Path::new("/sys/fs/cgroup"), &error.to_string(), mend);
     }
 
+    /// No controller reaches this process's group: shards can be frozen and killed by their groups, and no more.
+    pub(super) fn no_controllers(&mut self, base: &Path) {
+        let why = "it has none that limits shards";
+        self.tell("every limit by control groups", &base.join("cgroup.controllers"), why, UNIFY);
+    }
+
     /// A controller does not reach this process's group.
     pub(super) fn no_controller(&mut self, name: &str, base: &Path) {
         let parent = base.parent().filter(|parent| parent.join("cgroup.controllers").exists());
