@@ -9,7 +9,7 @@ use shard_bench::machine::Timer;
 use shard_bench::peer::LIMIT;
 use shard_bench::plan::{self, Selection};
 use shard_bench::run::Runner;
-use shard_bench::{far, machine, peers, report};
+use shard_bench::{far, launch, machine, peers, report};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,15 @@ struct Cli {
 enum Command {
     /// Between two cores of this machine
     Local(Local),
+    /// What it takes to start a shard, isolated or not
+    Launch {
+        /// So many of each kind
+        #[arg(long, default_value_t = 300)]
+        rounds: usize,
+    },
+    /// A process that is started to be measured
+    #[command(name = launch::SUBCOMMAND, hide = true)]
+    Launched,
     /// The other end of a measurement
     #[command(name = far::SUBCOMMAND, hide = true)]
     FarEnd { core: usize },
@@ -59,6 +68,8 @@ struct Local {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Local(options) => local(options),
+        Command::Launch { rounds } => launch::run(rounds).map_err(Error::system("start a process")),
+        Command::Launched => launch::launched().map_err(Error::system("say the first word")),
         Command::FarEnd { core } => far::process_main(core),
     };
     match result {

@@ -25,7 +25,8 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
 use shard_runtime::clock;
 use shard_runtime::control::{
-    COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome, Wire,
+    COMPOSER_COMPONENT, COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome,
+    Wire,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::isolation::Absent;
@@ -575,7 +576,7 @@ impl Shell {
         let wire = Wire {
             link: COMPOSER_LINK,
             peer_link: entry.link,
-            component: ComponentId(u16::MAX),
+            component: COMPOSER_COMPONENT,
             shard: None,
             in_ring_bytes: rings[0] as u32,
             out_ring_bytes: rings[1] as u32,
@@ -817,7 +818,14 @@ impl Shell {
     fn shard_exited(&mut self, shard: ShardId, how: Exit) {
         let component = self.name(shard);
         let state = self.inner.lock().core.shard(shard).map(|view| view.state);
-        tracing::info!(%shard, component, ?state, "shard {how}");
+        if how.is_denial() {
+            let hub = self.inner.lock();
+            let held = hub.core.sessions().filter(|session| session.shards().any(|of| of == shard));
+            let sessions: Vec<_> = held.map(|session| session.id).collect();
+            tracing::error!(%shard, component, ?state, ?sessions, "shard {how}");
+        } else {
+            tracing::info!(%shard, component, ?state, "shard {how}");
+        }
         self.forget(shard);
         self.tell(Event::ShardExited { shard, how });
         self.inner.pages().remove(&shard);

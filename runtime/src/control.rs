@@ -55,6 +55,8 @@ pub const CONTROL_ENV: &str = "SHARD_CONTROL";
 pub const LAUNCHER_ENV: &str = "SHARD_LAUNCHER";
 /// The link to the composer, on which sessions are opened and closed.
 pub const COMPOSER_LINK: LinkId = LinkId(0);
+/// What stands for the composer where a wire names its peer's component.
+pub const COMPOSER_COMPONENT: ComponentId = ComponentId(u16::MAX);
 
 /// What a composer says to a shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

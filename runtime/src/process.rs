@@ -279,8 +279,8 @@ fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, 
     match pid {
         ..0 => Err(last_errno()),
         0 => Ok(None),
-        // SAFETY: the kernel has just put the descriptor there, close-on-exec, and nobody else knows of it.
         pid => {
+            // SAFETY: the kernel has just put the descriptor there, close-on-exec, and nobody else knows of it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Some(Spawned { pid: pid as u32, pidfd, absent: Vec::new() }))
         }
@@ -302,12 +302,10 @@ fn let_go(
     let mut word = GO;
     if let Some(enter) = enter.filter(|_| flags & libc::CLONE_NEWUSER as u64 != 0) {
         let own = Identity::own();
-        let mapped = map_users(forked.pid, enter.identity()).and_then(|()| {
-            if enter.identity() != own {
-                word = GO_AS_NOBODY;
-            }
-            Ok(())
-        });
+        let mapped = map_users(forked.pid, enter.identity());
+        if mapped.is_ok() && enter.identity() != own {
+            word = GO_AS_NOBODY;
+        }
         if let Err(error) = mapped {
             let errno = error.raw_os_error().unwrap_or(Errno::PERM.raw_os_error());
             if enter.identity() != own && map_users(forked.pid, own).is_ok() {
@@ -431,7 +429,10 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
         match &prepared.anchor {
             Some(anchor) => {
                 flags = enter.namespaces();
-                for (measure, flag) in NAMESPACES {
+                flags |= libc::CLONE_NEWCGROUP as u64;
+                for (measure, flag) in
+                    NAMESPACES.into_iter().chain([(Measure::Cgroup, libc::CLONE_NEWCGROUP)])
+                {
                     if outcome[measure as usize] != 0 {
                         flags &= !(flag as u64);
                     }

@@ -8,7 +8,7 @@ use crate::error::SendError;
 use crate::message::{CallId, Kind, Message, Rejected};
 use crate::sessions::{NO_LINK, Open, Sessions};
 use shard_runtime::clock;
-use shard_runtime::control::COMPOSER_LINK;
+use shard_runtime::control::{COMPOSER_COMPONENT, COMPOSER_LINK};
 use shard_runtime::frame::{Flags, Header};
 use shard_runtime::id::{ComponentId, LinkId, PortId, SessionId, ShardId};
 use shard_runtime::outbox::Outbox;
@@ -117,6 +117,12 @@ impl Desk {
             self.peers.resize(at + 1, None);
         }
         self.peers[at] = component;
+    }
+
+    /// Whether the composer is at the other end. An embedding program has no link to it, and a shard at the number of one.
+    pub(crate) fn is_composer(&self, link: LinkId) -> bool {
+        let peer = self.peers.get(usize::from(link.0)).copied().flatten();
+        link == COMPOSER_LINK && peer.is_none_or(|component| component == COMPOSER_COMPONENT)
     }
 
     /// Messages sent so far; those that were refused are none.

@@ -414,17 +414,22 @@ impl<S: Shard> Dispatch<'_, S> {
         self.desk.end(session, &error.to_string());
     }
 
+    fn is_partner(&mut self, session: SessionId, link: LinkId) -> bool {
+        self.desk.sessions.get(session).is_some_and(|open| open.partners.contains(&link))
+    }
+
     #[cold]
     fn control(&mut self, link: LinkId, header: &Header, payload: &[u8]) {
         match Verb::from_port(header.port) {
-            Some(Verb::Rejected) => {
+            // Only who is in a session can have refused one of its messages.
+            Some(Verb::Rejected) if self.is_partner(header.session, link) => {
                 if let Some(rejected) = Desk::rejected(header, payload) {
                     self.shard.on_rejected(rejected, &mut Context { desk: self.desk });
                 }
             }
             // Only the composer opens and closes; from anyone else it is a lie.
-            Some(Verb::Open) if link == COMPOSER_LINK => self.open(header.session, payload),
-            Some(Verb::Close) if link == COMPOSER_LINK => self.close(header.session),
+            Some(Verb::Open) if self.desk.is_composer(link) => self.open(header.session, payload),
+            Some(Verb::Close) if self.desk.is_composer(link) => self.close(header.session),
             _ => self.desk.count(Counter::Refused, 1),
         }
     }

@@ -306,3 +306,23 @@ fn a_pool_has_its_policy_its_prices_and_each_component_its_limits() {
     assert_eq!((window.floor, window.ceiling), (Some(4), None));
     assert_eq!(app.compositions[0].idle_timeout_ms, Some(90_000));
 }
+
+#[test]
+fn shards_are_isolated_unless_it_says_otherwise_and_reach_what_it_allows() {
+    let text = "[application]\nname = 'x'\n[component.a]\nprogram = 'p'\n[component.b]\nprogram = 'p'\nisolation = 'none'\n\
+         [component.c]\nprogram = 'p'\n[component.c.allow]\nread = ['/srv/models']\nwrite = ['/var/lib/x']\n\
+         devices = ['/dev/dri']\nnetwork = true\nrdma = true\nsyscalls = ['fallocate']\n[embedder]\n";
+    let manifest = Manifest::parse(text, "x.toml").unwrap_or_else(|error| panic!("{error}"));
+    let [a, b, c, embedder] = &manifest.application().components[..] else { panic!("four") };
+    assert_eq!(a.isolation, Some(Allow::default()));
+    assert_eq!([&b.isolation, &embedder.isolation], [&None, &None]);
+    let allowed = Allow {
+        read: vec!["/srv/models".into()],
+        write: vec!["/var/lib/x".into()],
+        devices: vec!["/dev/dri".into()],
+        network: true,
+        rdma: true,
+        syscalls: vec!["fallocate".into()],
+    };
+    assert_eq!(c.isolation, Some(allowed));
+}

@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 22 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote`, `config` …"
+        "5:1: unknown key `a`b`; the 24 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote`, `isolation` …"
     );
 }
 
@@ -688,4 +688,39 @@ fn wrong_limits_of_a_pool_are_named() {
     }
     assert!(in_component("frozen = 1").contains("`max` leaves only 0 beyond `warm`"));
     assert!(in_component("after = \"resart\"").contains("did you mean `restart`?"));
+}
+
+#[test]
+fn what_a_component_may_not_be_allowed_is_named() {
+    let allow = |line: &str| in_component(&format!("[component.ai.allow]\n{line}"));
+    assert_eq!(
+        in_component("isolation = 'nativ'"),
+        "5:13: there is no isolation named `nativ`; did you mean `native`?"
+    );
+    assert_eq!(
+        in_component("isolation = 'none'\nallow.network = true"),
+        "6:1: `allow` has no meaning where `isolation` is \"none\"; leave one of them out"
+    );
+    assert_eq!(
+        allow("syscalls = ['falocate']"),
+        "6:13: there is no system call `falocate`; did you mean `fallocate`?"
+    );
+    for path in ["data", "/", "/data/../etc", "/a\\u0000b"] {
+        let told = allow(&format!("read = [\"{path}\"]"));
+        assert!(told.starts_with("6:9: `read` can't hold"), "{told}");
+        assert!(told.ends_with("write a whole path below `/`, without `..`"), "{told}");
+    }
+    assert_eq!(
+        allow("write = ['/proc/sys']"),
+        "6:10: `write` names `/proc/sys`, but a shard has a `/proc` of its own; leave it out"
+    );
+    let many = vec!["'/dev/null'"; ALLOWED_MAX + 1].join(", ");
+    let told = allow(&format!("devices = [{many}]"));
+    assert!(told.contains("65 paths in `devices`"), "{told}");
+    assert!(allow("networks = true").contains("did you mean `network`?"));
+    let text = "[component.a]\nprogram = 'p'\nallow.network = true\n[component.b]\nprogram = 'p'\n[generic.g]\nprogram = 'p'\ncomponents = ['a', 'b']";
+    assert_eq!(
+        below_head(text),
+        "10:20: `a` and `b` are in the generic program `g`, but not isolated alike; give both the same `isolation` and `allow`: a process is isolated before it is either"
+    );
 }

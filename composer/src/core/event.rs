@@ -147,6 +147,13 @@ pub enum Exit {
     NotStarted(i32),
 }
 
+impl Exit {
+    /// Whether the kernel ended it for a system call that no shard makes by chance.
+    pub fn is_denial(self) -> bool {
+        self == Exit::Signal(SIGSYS)
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

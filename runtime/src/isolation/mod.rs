@@ -149,6 +149,8 @@ pub struct Absent {
 impl Absent {
     /// What would mend it: the command, or the setting of whatever this process runs in.
     pub fn mend(&self) -> String {
+        let needs_users =
+            [Measure::Cgroup, Measure::Root, Measure::Proc, Measure::Capabilities, Measure::Tasks];
         let setting = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         match self.measure {
             Measure::User if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") => {
@@ -164,6 +166,9 @@ impl Absent {
             }
             Measure::User | Measure::Mount | Measure::Pid | Measure::Ipc | Measure::Net | Measure::Uts => {
                 "run the composer outside of the container, or in one whose seccomp and AppArmor profiles allow user namespaces".into()
+            }
+            measure if needs_users.contains(&measure) && self.errno == libc::EPERM => {
+                "what mends the user namespace, or an ordinary user instead of root, mends it".into()
             }
             Measure::Cgroup => "a kernel with CONFIG_CGROUPS (4.6 or later)".into(),
             Measure::Nobody => format!("map the user {NOBODY} into the container, or run the composer as an ordinary user"),

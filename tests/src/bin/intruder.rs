@@ -1,7 +1,7 @@
 //! A shard that was taken over, and tries to get out. Asked over a session it does what the message says and answers what
 //! came of it; called with the name of an attack it begins on its own. Called otherwise, it echoes.
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, Signal};
@@ -14,10 +14,10 @@ use shard_runtime::region::Region;
 use shard_runtime::session::Verb;
 use shard_runtime::wake::BELL_BYTES;
 use shardkit::prelude::*;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::Command;
@@ -61,6 +61,10 @@ impl Shard for Intruder {
             _ => asked,
         };
         Ok(ctx.reply(&message, answer.as_bytes())?)
+    }
+
+    fn on_rejected(&mut self, rejected: shardkit::Rejected, ctx: &mut Context<'_>) {
+        ctx.end(rejected.session, &format!("what it sent was refused: {}", rejected.why));
     }
 }
 
