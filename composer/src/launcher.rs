@@ -9,7 +9,6 @@
 
 use crate::processes::ProcessId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -28,9 +27,8 @@ use std::{env, io};
 pub(crate) enum ToLauncher {
     /// Start a process. With it comes its end of its control socket, and the folder of its control group if it has one.
     Launch(Launch),
-    /// A zygote has forked this child of the helper. With it come the pidfd, and the folder of its control group if it
-    /// has one.
-    Adopt { process: ProcessId, grouped: bool },
+    /// A zygote has forked this child of the helper. With it comes the pidfd.
+    Adopt { process: ProcessId },
 }
 
 /// A process to start.
@@ -209,8 +207,8 @@ fn serve() -> Result<(), ControlError> {
                 Ok((ToLauncher::Launch(launch), fds)) => {
                     shards.extend(start(&socket, &launch, fds, &mut jails)?);
                 }
-                Ok((ToLauncher::Adopt { process, grouped }, fds)) => {
-                    let adopted = adopt(&shards, fds, grouped);
+                Ok((ToLauncher::Adopt { process }, fds)) => {
+                    let adopted = adopt(&shards, fds);
                     shards.extend(answer(&socket, process, adopted)?);
                 }
                 Err(error) => {
@@ -331,10 +329,8 @@ fn has_ended(process: &Spawned) -> bool {
 }
 
 /// Takes a child that a zygote has forked. What it is comes from a process that is not trusted, so it counts only if it
-/// is a child of this process, and none that is known already. It is put into its group; what it may have started before
-/// stays in the zygote's, and dies with it because it shares its pid namespace.
-fn adopt(shards: &[Shard], mut fds: Vec<OwnedFd>, grouped: bool) -> io::Result<Started> {
-    let group = if grouped { fds.pop() } else { None };
+/// is a child of this process, and none that is known already.
+fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Started> {
     let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
@@ -342,15 +338,7 @@ fn adopt(shards: &[Shard], mut fds: Vec<OwnedFd>, grouped: bool) -> io::Result<S
     if shards.iter().any(|shard| shard.process.pid == pid) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let entered = group.map_or(Ok(()), |group| enter(&group, pid));
-    let outside = entered.map_or_else(Errno::raw_os_error, |()| 0);
-    Ok(Started { process: Spawned { pid, pidfd, absent: Vec::new() }, outside })
-}
-
-/// Puts a child of this process, which nobody else can reap, into a control group.
-fn enter(group: &OwnedFd, pid: u32) -> Result<(), Errno> {
-    let file = openat(group, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, pid.to_string().as_bytes()).map(drop)
+    Ok(Started { process: Spawned { pid, pidfd, absent: Vec::new() }, outside: 0 })
 }
 
 /// The number of a pidfd's process; it stays the process's own as long as nobody reaps it.

@@ -5,7 +5,7 @@
 //! it is may change meanwhile. No process keeps the shell busy: one that sends more messages than the protocol has for
 //! it is refused its next.
 
-use crate::groups::Groups;
+use crate::groups::{Groups, Limits};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -147,6 +147,15 @@ impl Processes {
 
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Process> {
         self.table.get_mut(&id)
+    }
+
+    /// Holds a process that is there to other limits.
+    pub(crate) fn regroup(&mut self, id: ProcessId, limits: Limits) {
+        if let Some(process) = self.table.get(&id)
+            && let Some(pidfd) = &process.pidfd
+        {
+            self.groups.change(id, process.pid, pidfd.as_fd(), limits);
+        }
     }
 
     pub(crate) fn ids(&self) -> Vec<ProcessId> {

@@ -344,7 +344,12 @@ impl Shell {
                     self.processes.started(process, pid, pidfd);
                 }
                 match self.processes.get(process).map(|process| process.role) {
-                    Some(Role::Shard(shard)) => self.launched(shard, process),
+                    Some(Role::Shard(shard)) => {
+                        if self.shards.get(&shard).is_some_and(|entry| entry.from == Tier::Zygote) {
+                            self.regroup(process);
+                        }
+                        self.launched(shard, process);
+                    }
                     Some(Role::Spare(_) | Role::Zygote(_)) => self.sources.show(),
                     None => {}
                 }
@@ -414,6 +419,13 @@ impl Shell {
                     .unwrap_or_else(|| Limits::of(application.component(ComponentId(0)), None))
             }
         }
+    }
+
+    /// Holds a process that is there already to the limits of what it has become.
+    fn regroup(&mut self, id: ProcessId) {
+        let Some(role) = self.processes.get(id).map(|process| process.role) else { return };
+        let limits = self.limits(role);
+        self.processes.regroup(id, limits);
     }
 
     /// Tells of the processes that have as many processes as they may.

@@ -37,6 +37,17 @@ fn group(pid: u32) -> PathBuf {
     mount().join(path)
 }
 
+/// The group that a shard has for itself, once it is in it: what a zygote forked is moved there.
+fn own_group(pid: u32) -> PathBuf {
+    let mut found = group(pid);
+    wait_until("it has a group of its own", || {
+        found = group(pid);
+        let strangers = processes(&found).into_iter().filter(|other| *other != pid);
+        strangers.into_iter().all(|other| shard_tests::parent(other) == Some(pid))
+    });
+    found
+}
+
 fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
@@ -118,7 +129,7 @@ fn each_limit_is_read_back_from_the_kernel() {
     let composer = start(intruder(), &text);
     let mut groups: Vec<PathBuf> = sources(&composer).iter().map(|source| group(source.pid)).collect();
     for way in ["cold", "forked", "spare"] {
-        let group = group(ready_shard(&composer, way).pid);
+        let group = own_group(ready_shard(&composer, way).pid);
         println!("{way}: {}", group.display());
         for (file, value) in
             [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "20"), ("cpu.weight", "100")]
@@ -198,7 +209,7 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
             .replace("args = [\"attack\"]", &format!("args = [\"attack\"]\n{extra}"));
         let composer = start(intruder(), &text);
         let shard = ready_shard(&composer, "attack");
-        let group = group(shard.pid);
+        let group = own_group(shard.pid);
         let partition = group.parent().unwrap().to_owned();
         println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
         if !partition.to_string_lossy().ends_with("-cores") {
@@ -236,7 +247,7 @@ fn forks_without_end_are_stopped_by_the_group_and_told() {
         neighbour(&composer, "quiet");
         neighbour(&composer, "quiet again");
         let shard = ready_shard(&composer, "attack");
-        let group = group(shard.pid);
+        let group = own_group(shard.pid);
         let answer = ask(&composer, "attack", "fork");
         println!("{extra:?}: {answer}");
         let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
@@ -260,6 +271,7 @@ fn memory_without_end_kills_the_shard_alone_and_its_end_says_why() {
         neighbour(&composer, "quiet");
         neighbour(&composer, "quiet again");
         let victim = ready_shard(&composer, "echo").pid;
+        own_group(ready_shard(&composer, "attack").pid);
         let port = composer.output::<Bytes, Bytes>("attack").unwrap();
         let session = composer.compose("attack").unwrap();
         session.send(&port, &Bytes(b"allocate".to_vec())).unwrap();

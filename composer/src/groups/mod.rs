@@ -1,13 +1,13 @@
 //! Control groups (cgroup v2): what a process of the composer may use of the host, at the most.
 //!
 //! Each process gets a group before it is there and is in it from its first instruction on, so nothing that it starts is
-//! ever outside. A process that a zygote forks is moved into its group by the launch helper, whose child it is, before
-//! it is welcomed. When a process has ended, whatever it left in its group is killed, and the group goes.
+//! ever outside. A process that a zygote forks is born in the zygote's group and moved into its own ([`mover`]). When a process has ended, whatever it left in its group is killed, and the group goes.
 //!
 //! Invariant: what the kernel refuses is told once ([`refusal`]) and left out; nothing that is told to be limited is
 //! not. A group outlives neither its process nor, longer than until the next composer starts, its composer.
 
 mod limits;
+mod mover;
 mod partition;
 mod place;
 mod refusal;
@@ -15,6 +15,7 @@ mod refusal;
 pub(crate) use limits::Limits;
 
 use crate::processes::ProcessId;
+use mover::Mover;
 use partition::Partition;
 use place::{Place, kill, number, words};
 use refusal::Refusals;
@@ -28,11 +29,12 @@ use std::path::{Path, PathBuf};
 
 /// See the head of this file.
 pub(crate) struct Groups {
-    place: Option<Place>,
     partition: Partition,
+    place: Option<Place>,
     table: HashMap<ProcessId, Group>,
     /// Groups whose processes are still dying.
     leaving: Vec<PathBuf>,
+    mover: Mover,
     refusals: Refusals,
     devices: Vec<String>,
     /// Tells when a limit stops something, with the group that each number of a watch stands for.
@@ -85,6 +87,7 @@ impl Groups {
             partition: Partition::default(),
             table: HashMap::new(),
             leaving: Vec::new(),
+            mover: Mover::default(),
             refusals,
             devices: limits::devices(),
             watch,
@@ -136,7 +139,11 @@ impl Groups {
             }
         }
         let path = place.folder.path.join(process.0.to_string());
-        Some(fs::create_dir(&path).map(|()| path))
+        match fs::create_dir(&path) {
+            // It has this one already, and stays in it.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Some(Err(error)),
+            _ => Some(Ok(path)),
+        }
     }
 
     fn enter(&mut self, process: ProcessId, path: PathBuf, limits: Limits) {
@@ -146,30 +153,29 @@ impl Groups {
         {
             self.watched.insert(number, process);
         }
-        let older = self.table.remove(&process).map(|group| group.path);
+        let older = self.table.remove(&process).map(|group| group.path).filter(|older| *older != path);
         self.table.insert(process, Group { path, older, limits, told: false });
     }
 
-    /// A process that is there already becomes something with other limits.
-    pub(crate) fn change(&mut self, process: ProcessId, pid: u32, limits: Limits) {
-        let Some(path) = self.table.get(&process).map(|group| group.path.clone()) else { return };
-        let place = self.place.as_ref().filter(|_| !limits.cores.is_empty());
-        let own =
-            place.and_then(|place| self.partition.take(place, process, &limits.cores, &mut self.refusals));
-        let Some(own) = own else {
+    /// A process that is there already, and has a group or not, gets these limits.
+    pub(crate) fn change(&mut self, process: ProcessId, pid: u32, pidfd: BorrowedFd<'_>, limits: Limits) {
+        let old = self.table.get(&process).map(|group| group.path.clone());
+        if let Some(path) = old.filter(|_| limits.cores.is_empty()) {
             self.limit(&path, &limits);
             self.table.entry(process).and_modify(|group| group.limits = limits);
             return;
-        };
-        self.limit(&own, &limits);
-        let file = own.join("cgroup.procs");
-        match fs::write(&file, pid.to_string()) {
-            Ok(()) => self.enter(process, own, limits),
+        }
+        let Some(made) = self.make_folder(process, &limits) else { return };
+        let moved = made.and_then(|path| {
+            self.limit(&path, &limits);
+            self.mover.send(path.clone(), pid, pidfd.try_clone_to_owned()?)?;
+            Ok(path)
+        });
+        match moved {
+            Ok(path) => self.enter(process, path, limits),
             Err(error) => {
-                self.refusals.refused("cores that are a shard's alone, for spares", &file, &error);
-                let _ = fs::remove_dir(&own);
-                self.partition.give_back(process);
-                self.limit(&path, &limits);
+                let path = self.place.as_ref().map(|place| place.folder.path.clone()).unwrap_or_default();
+                self.refusals.refused("a control group of its own", &path, &error);
             }
         }
     }

@@ -245,8 +245,7 @@ impl Shell {
                 continue;
             };
             spare.role = Role::Shard(shard);
-            let pid = spare.pid;
-            self.processes.groups.change(process, pid, self.limits(Role::Shard(shard)));
+            self.regroup(process);
             if let Some(entry) = self.shards.get_mut(&shard) {
                 entry.process = Some(process);
                 entry.from = Tier::Generic;
@@ -406,12 +405,8 @@ impl Shell {
         if !self.take_owed(component, process) {
             return;
         }
-        let group = self.processes.get(process).map(|forked| forked.role).and_then(|role| {
-            let limits = self.limits(role);
-            self.processes.groups.make(process, limits)
-        });
-        let adopt = ToLauncher::Adopt { process, grouped: group.is_some() };
-        let fds: Vec<_> = fds.iter().chain(&group).map(AsFd::as_fd).collect();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let adopt = ToLauncher::Adopt { process };
         let asked = self.launcher.as_ref().map(|launcher| launcher.socket.send(&adopt, &fds));
         if !matches!(asked, Some(Ok(()))) {
             tracing::error!("the launch helper can't be told of a forked shard");
