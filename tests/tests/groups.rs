@@ -19,9 +19,14 @@ fn intruder() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_intruder"))
 }
 
+/// A manifest of these components, with time enough to start on an emulated processor.
+fn manifest(ways: &[&str], extra: &str) -> String {
+    manifest_text(intruder(), ways, extra).replace("start_timeout_ms = 1000", "start_timeout_ms = 20000")
+}
+
 /// A composer with these components.
 fn composer(ways: &[&str], extra: &str) -> Composer {
-    start(intruder(), &manifest_text(intruder(), ways, extra))
+    start(intruder(), &manifest(ways, extra))
 }
 
 /// Where the groups of version 2 are mounted.
@@ -120,7 +125,7 @@ fn kill(pid: u32) {
 #[test]
 fn each_limit_is_read_back_from_the_kernel() {
     let Some(_alone) = alone(&["memory.max", "pids.max", "cpu.weight"]) else { return };
-    let text = manifest_text(intruder(), &["cold", "forked", "spare"], "memory = \"48MiB\"\nprocesses = 20")
+    let text = manifest(&["cold", "forked", "spare"], "memory = \"48MiB\"\nprocesses = 20")
         .replace("args = [\"forked\"]", "args = [\"forked\"]\nzygote = true")
         + &format!(
             "[generic.any]\nprogram = \"{}\"\nargs = [\"any\"]\ncomponents = [\"spare\"]\nspares = 1\n",
@@ -164,8 +169,8 @@ fn each_limit_is_read_back_from_the_kernel() {
 #[test]
 fn a_shard_with_rdma_links_may_open_devices_and_another_may_not() {
     let Some(_alone) = alone(&["rdma.max"]) else { return };
-    let text = manifest_text(intruder(), &["echo", "plain"], "")
-        .replace("args = [\"echo\"]", "args = [\"echo\"]\nallow.rdma = true");
+    let text =
+        manifest(&["echo", "plain"], "").replace("args = [\"echo\"]", "args = [\"echo\"]\nallow.rdma = true");
     let composer = start(intruder(), &text);
     let [may, may_not] =
         ["echo", "plain"].map(|way| read(group(ready_shard(&composer, way).pid).join("rdma.max")));
@@ -205,7 +210,7 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
     }
     let before = allowed(Path::new("/proc/self"));
     for extra in ["cores = 1", "zygote = true\ncores = 1"] {
-        let text = manifest_text(intruder(), &["attack", "echo"], "")
+        let text = manifest(&["attack", "echo"], "")
             .replace("args = [\"attack\"]", &format!("args = [\"attack\"]\n{extra}"));
         let composer = start(intruder(), &text);
         let shard = ready_shard(&composer, "attack");
@@ -353,7 +358,7 @@ fn what_a_killed_composer_left_is_freed_by_the_next_one() {
     let Some(_alone) = alone(&["cgroup.kill"]) else { return };
     let cores =
         if std::thread::available_parallelism().map_or(1, usize::from) > 1 { "cores = 1" } else { "" };
-    let text = manifest_text(intruder(), &["attack"], &format!("isolation = \"none\"\n{cores}"));
+    let text = manifest(&["attack"], &format!("isolation = \"none\"\n{cores}"));
     let mut embedder = Command::new(intruder())
         .arg("embed")
         .stdin(Stdio::piped())

@@ -238,6 +238,11 @@ fn free(folder: &Path) -> usize {
         .filter(|path| path.is_dir())
         .collect();
     let processes = groups.iter().map(|group| kill(group)).sum();
+    // The cores of a partition come back when it is none any more; after its removal that takes the kernel a while.
+    let partition = folder.join("cpuset.cpus.partition");
+    if words(&partition).first().is_some_and(|state| state != "member") {
+        let _ = fs::write(partition, "member");
+    }
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
         for group in &groups {
