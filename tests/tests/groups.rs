@@ -151,6 +151,7 @@ fn each_limit_is_read_back_from_the_kernel() {
         groups.push(group);
     }
     let starts = composer.starts("forked");
+    println!("its zygote: {:?}", composer.fault("forked"));
     println!(
         "forked: {starts:?}; cold: {:?}; spare: {:?}",
         composer.starts("cold"),

@@ -97,11 +97,13 @@ impl Place {
         let all_given = wanted.iter().all(|name| given.iter().any(|given| given == name));
         // The root of the tree may hold processes and give controllers; it is the only one without a type.
         let is_root = !base.join("cgroup.type").exists();
-        if !all_given && !is_root && own == base {
-            if let Err(error) = move_aside(&base, &leaf) {
-                refusals.refused("every limit by control groups", &base.join("cgroup.procs"), &error);
-                wanted.clear();
-            }
+        if !all_given
+            && !is_root
+            && own == base
+            && let Err(error) = move_aside(&base, &leaf)
+        {
+            refusals.refused("every limit by control groups", &base.join("cgroup.procs"), &error);
+            wanted.clear();
         }
         let given = give_on(&base, &wanted, refusals);
         let controllers = folder.give_on(&given, refusals);
