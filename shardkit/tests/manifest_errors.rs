@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 24 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote`, `isolation` …"
+        "5:1: unknown key `a`b`; the 25 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `memory`, `processes`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms`, `after`, `zygote` …"
     );
 }
 
@@ -312,6 +312,10 @@ fn numbers_out_of_their_range_are_named_with_the_range() {
     assert_eq!(
         in_component("stop_timeout_ms = 3600001"),
         "5:19: `stop_timeout_ms` is 3600001; use a whole number from 1 to 3600000"
+    );
+    assert_eq!(
+        in_component("processes = 7"),
+        "5:13: `processes` is 7; use a whole number from 8 to 4194304"
     );
     assert_eq!(
         in_component("tick_hz = 0"),
