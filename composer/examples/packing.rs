@@ -197,6 +197,7 @@ impl World {
             share_millicores: if cores < 1.0 { (cores * 1000.0) as u32 } else { 0 },
             memory_bytes: (memory * GIB) as u64,
             huge_pages_bytes: 0,
+            processes: 64,
             gpu_memory_bytes: (gpu * GIB) as u64,
             bandwidth_bits_per_s: (bandwidth * GBIT) as u64,
         }

@@ -4,6 +4,7 @@ use crate::awake::Awake;
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
 use crate::embed::{Embed, Mail, ReceiveError};
 use crate::explain::{self, PoolExplanation, SessionExplanation};
+use crate::groups::Groups;
 use crate::history::History;
 use crate::host::Host;
 use crate::hub::{Ending, Hub, shard_of, slot};
@@ -175,6 +176,8 @@ impl Builder {
     /// # Errors
     /// See [`StartError`]. Everything is checked before anything starts.
     pub fn start(self) -> Result<Composer, StartError> {
+        // First: what a composer before this one has left holds processors, perhaps.
+        let groups = Groups::prepare();
         let allocator = self.allocator()?;
         let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
@@ -226,6 +229,7 @@ impl Builder {
             hub_bell,
             host: Host::new(allocator),
             history,
+            groups,
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 

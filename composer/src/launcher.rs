@@ -9,6 +9,7 @@
 
 use crate::processes::ProcessId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use std::{env, io};
 /// What the composer asks of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToLauncher {
-    /// Start a process. With it comes its end of its control socket.
+    /// Start a process. With it comes its end of its control socket, and the folder of its control group if it has one.
     Launch(Launch),
     /// A zygote has forked this child of the helper. With it comes the pidfd.
     Adopt { process: ProcessId },
@@ -47,8 +48,9 @@ pub(crate) struct Launch {
 /// What the helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromLauncher {
-    /// The process is there, isolated but for what this host does not allow. With it comes its pidfd.
-    Launched { process: ProcessId, pid: u32, absent: Vec<Absent> },
+    /// The process is there, isolated but for what this host does not allow. `outside` is the number of the error for
+    /// which it is not in its control group; 0 if it is, or has none. With it comes its pidfd.
+    Launched { process: ProcessId, pid: u32, absent: Vec<Absent>, outside: i32 },
     /// It could not be started, or is none of the helper's children.
     NotLaunched { process: ProcessId, errno: i32, why: String },
     /// It has ended and is reaped.
@@ -182,6 +184,12 @@ struct Shard {
     process: Spawned,
 }
 
+/// A child that is there, and why it is not in its control group; 0 if it is.
+struct Started {
+    process: Spawned,
+    outside: i32,
+}
+
 fn serve() -> Result<(), ControlError> {
     // Ctrl-C at a terminal is for the composer, who then ends the shards one after the other.
     let _ = rustix::process::setpgid(None, None);
@@ -249,15 +257,26 @@ fn start(
     fds: Vec<OwnedFd>,
     jails: &mut Vec<Jail>,
 ) -> Result<Option<Shard>, ControlError> {
-    let [control] = &fds[..] else {
-        return Err(ControlError::Garbled(format!("{} descriptors instead of 1", fds.len())));
+    let (control, group) = match &fds[..] {
+        [control] => (control, None),
+        [control, group] => (control, Some(group)),
+        _ => return Err(ControlError::Garbled(format!("{} descriptors instead of 1 or 2", fds.len()))),
     };
-    answer(socket, launch.process, start_isolated(launch, control, jails))
+    answer(socket, launch.process, start_isolated(launch, control, group, jails))
 }
 
-fn start_isolated(launch: &Launch, control: &OwnedFd, jails: &mut Vec<Jail>) -> io::Result<Spawned> {
+/// What the kernel says if a group can't be entered: it has no such call, or no such group, or this process may not.
+const NOT_ENTERED: [Errno; 7] =
+    [Errno::NOSYS, Errno::ACCESS, Errno::PERM, Errno::BUSY, Errno::OPNOTSUPP, Errno::NODEV, Errno::INVAL];
+
+fn start_isolated(
+    launch: &Launch,
+    control: &OwnedFd,
+    group: Option<&OwnedFd>,
+    jails: &mut Vec<Jail>,
+) -> io::Result<Started> {
     let jail = launch.isolation.as_ref().map(|allow| jail(launch, allow, jails)).transpose()?;
-    spawn(&Spawn {
+    let mut what = Spawn {
         program: &launch.program,
         args: &launch.args,
         env: &launch.env,
@@ -265,8 +284,18 @@ fn start_isolated(launch: &Launch, control: &OwnedFd, jails: &mut Vec<Jail>) -> 
         quiet: launch.quiet,
         isolation: jail.as_ref().map(|jail| &jail.isolation),
         anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
-        cgroup: None,
-    })
+        cgroup: group.map(AsFd::as_fd),
+    };
+    match spawn(&what) {
+        Err(error)
+            if group.is_some() && Errno::from_io_error(&error).is_some_and(|e| NOT_ENTERED.contains(&e)) =>
+        {
+            what.cgroup = None;
+            // If it was not for the group, this says so.
+            Ok(Started { process: spawn(&what)?, outside: error.raw_os_error().unwrap_or_default() })
+        }
+        started => Ok(Started { process: started?, outside: 0 }),
+    }
 }
 
 /// The isolation of what is to be started, from the last time or new.
@@ -301,7 +330,7 @@ fn has_ended(process: &Spawned) -> bool {
 
 /// Takes a child that a zygote has forked. What it is comes from a process that is not trusted, so it counts only if it
 /// is a child of this process, and none that is known already.
-fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
+fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Started> {
     let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
@@ -309,7 +338,7 @@ fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
     if shards.iter().any(|shard| shard.process.pid == pid) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    Ok(Spawned { pid, pidfd, absent: Vec::new() })
+    Ok(Started { process: Spawned { pid, pidfd, absent: Vec::new() }, outside: 0 })
 }
 
 /// The number of a pidfd's process; it stays the process's own as long as nobody reaps it.
@@ -323,12 +352,12 @@ fn pid_of(pidfd: &OwnedFd) -> io::Result<u32> {
 fn answer(
     socket: &ControlSocket,
     id: ProcessId,
-    started: io::Result<Spawned>,
+    started: io::Result<Started>,
 ) -> Result<Option<Shard>, ControlError> {
     match started {
-        Ok(process) => {
+        Ok(Started { process, outside }) => {
             let absent = process.absent.clone();
-            let launched = FromLauncher::Launched { process: id, pid: process.pid, absent };
+            let launched = FromLauncher::Launched { process: id, pid: process.pid, absent, outside };
             socket.send(&launched, &[process.pidfd.as_fd()])?;
             Ok(Some(Shard { id, process }))
         }

@@ -32,6 +32,7 @@ pub mod core;
 mod embed;
 mod explain;
 mod freezer;
+mod groups;
 mod history;
 mod host;
 mod hub;

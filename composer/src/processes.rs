@@ -5,6 +5,7 @@
 //! it is may change meanwhile. No process keeps the shell busy: one that sends more messages than the protocol has for
 //! it is refused its next.
 
+use crate::groups::{Groups, Limits};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,7 +27,7 @@ const MESSAGES_PER_WIRE_MAX: u32 = 2;
 /// So many more a zygote may send for each shard that it was asked to fork.
 const MESSAGES_PER_FORK_MAX: u32 = 1;
 /// Tokens of processes begin here; the lower ones are the shell's.
-const FIRST_TOKEN: usize = 2;
+const FIRST_TOKEN: usize = 3;
 
 /// A process of the composer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,11 +104,13 @@ pub(crate) struct Processes {
     table: HashMap<ProcessId, Process>,
     next: u64,
     registry: Registry,
+    /// What each may use of the host.
+    pub(crate) groups: Groups,
 }
 
 impl Processes {
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { table: HashMap::new(), next: 0, registry }
+    pub(crate) fn new(registry: Registry, groups: Groups) -> Self {
+        Self { table: HashMap::new(), next: 0, registry, groups }
     }
 
     /// A process that is about to be started. Returns its own end of its control socket.
@@ -146,6 +149,15 @@ impl Processes {
         self.table.get_mut(&id)
     }
 
+    /// Holds a process that is there to other limits.
+    pub(crate) fn regroup(&mut self, id: ProcessId, limits: Limits) {
+        if let Some(process) = self.table.get(&id)
+            && let Some(pidfd) = &process.pidfd
+        {
+            self.groups.change(id, process.pid, pidfd.as_fd(), limits);
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Process> {
         self.table.values()
     }
@@ -178,8 +190,9 @@ impl Processes {
         }
     }
 
-    /// The process was reaped, or never was.
+    /// The process was reaped, or never was. What it has left is killed.
     pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Process> {
+        self.groups.remove(id);
         let process = self.table.remove(&id)?;
         self.deregister(&process.socket);
         if let Some(pidfd) = &process.pidfd {

@@ -17,6 +17,7 @@ use crate::affinity::confine;
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::freezer::Freezer;
+use crate::groups::{Groups, Limits};
 use crate::history::History;
 use crate::host::{Host, free_memory_bytes, owns_processors, time_of_week};
 use crate::hub::{Hub, Slow, shard_of, slot};
@@ -51,6 +52,7 @@ use std::time::Duration;
 
 pub(crate) const WAKER: Token = Token(0);
 const LAUNCHER: Token = Token(1);
+const GROUPS: Token = Token(2);
 
 /// The rings between composer and shard carry a few small frames for each session.
 const CONTROL_RING_BYTES: usize = 16 << 10;
@@ -132,6 +134,7 @@ pub(crate) struct Parts {
     pub(crate) hub_bell: Region,
     pub(crate) host: Host,
     pub(crate) history: Option<History>,
+    pub(crate) groups: Groups,
 }
 
 impl Shell {
@@ -147,13 +150,17 @@ impl Shell {
             hub_bell,
             host,
             history,
+            groups,
         } = parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
         let (shards, wiring) = (HashMap::new(), HashMap::new());
         let has_idle_timeouts = inner.application.compositions.iter().any(|c| c.idle_timeout_ms.is_some());
+        if let Some(watch) = groups.watch() {
+            poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), GROUPS, Interest::READABLE)?;
+        }
         let has_shared_shards = inner.application.components.iter().any(|c| c.capacity > 1);
-        let processes = Processes::new(poll.registry().try_clone()?);
+        let processes = Processes::new(poll.registry().try_clone()?, groups);
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
@@ -170,7 +177,7 @@ impl Shell {
             processes,
             sources,
             shards,
-            freezer: Freezer::new(),
+            freezer: Freezer::default(),
             ending: false,
             wiring,
             packet: Packet::new(),
@@ -218,6 +225,7 @@ impl Shell {
     }
 
     fn look_at_time(&mut self) {
+        self.processes.groups.sweep();
         self.look_at_bin();
         self.look_for_idle_sessions();
         self.look_at_loads();
@@ -420,6 +428,7 @@ impl Shell {
         match token {
             WAKER => self.look_at_broken_links(),
             LAUNCHER => self.hear_launcher(),
+            GROUPS => self.look_at_groups(),
             token => match Processes::what(token) {
                 What::Word(process) => self.hear(process),
                 What::End(process) => self.ended(process),
@@ -439,13 +448,21 @@ impl Shell {
 
     fn heard_launcher(&mut self, message: FromLauncher, mut fds: Vec<OwnedFd>) {
         match message {
-            FromLauncher::Launched { process, pid, absent } => {
+            FromLauncher::Launched { process, pid, absent, outside } => {
                 self.tell_absent(process, &absent);
+                if outside != 0 {
+                    self.processes.groups.outside(process, &io::Error::from_raw_os_error(outside));
+                }
                 if let Some(pidfd) = fds.pop() {
                     self.processes.started(process, pid, pidfd);
                 }
                 match self.processes.get(process).map(|process| process.role) {
-                    Some(Role::Shard(shard)) => self.launched(shard, process),
+                    Some(Role::Shard(shard)) => {
+                        if self.shards.get(&shard).is_some_and(|entry| entry.from == Tier::Zygote) {
+                            self.regroup(process);
+                        }
+                        self.launched(shard, process);
+                    }
                     Some(Role::Spare(_) | Role::Zygote(_)) => self.sources.show(),
                     None => {}
                 }
@@ -493,6 +510,82 @@ impl Shell {
                 );
             }
         }
+    }
+
+    // Limits.
+
+    /// What a process may use of the host.
+    fn limits(&self, role: Role) -> Limits {
+        let application = &self.inner.application;
+        match role {
+            Role::Shard(shard) => {
+                let entry = self.shards.get(&shard);
+                let component = entry.map_or(ComponentId(0), |entry| entry.component);
+                let grant = entry.and_then(|entry| entry.grant.as_ref());
+                let processors = grant.into_iter().flat_map(Grant::processors).map(|id| id as usize);
+                Limits::of(application.component(component), processors.collect())
+            }
+            Role::Zygote(component) => Limits::of(application.component(component), Vec::new()),
+            Role::Spare(at) => {
+                let components = application.generics[at].components.iter();
+                let limits = components.map(|id| Limits::of(application.component(*id), Vec::new()));
+                limits
+                    .reduce(Limits::or)
+                    .unwrap_or_else(|| Limits::of(application.component(ComponentId(0)), Vec::new()))
+            }
+        }
+    }
+
+    /// Holds a process that is there already to the limits of what it has become.
+    fn regroup(&mut self, id: ProcessId) {
+        let Some(role) = self.processes.get(id).map(|process| process.role) else { return };
+        let limits = self.limits(role);
+        self.processes.regroup(id, limits);
+    }
+
+    /// Tells of the processes that have as many processes as they may.
+    fn look_at_groups(&mut self) {
+        for id in self.processes.groups.take_full() {
+            let limit = self.processes.groups.stopped(id).map_or(0, |stopped| stopped.processes);
+            tracing::warn!(
+                who = self.who(id),
+                limit,
+                "has as many processes as it may (pids.max); more are refused"
+            );
+            self.note_fault(id, format!("it has reached its number of processes and threads, {limit}"));
+        }
+    }
+
+    /// Tells what limits did to a process that has ended, and what it left. Returns how it ended, as far as they know more.
+    fn tell_stopped(&self, id: ProcessId, how: Exit) -> Exit {
+        let Some(stopped) = self.processes.groups.stopped(id) else { return how };
+        if stopped.forks_refused > 0 {
+            let (limit, refused) = (stopped.processes, stopped.forks_refused);
+            tracing::warn!(who = self.who(id), limit, refused, "forks were refused (pids.max)");
+        }
+        if stopped.left > 0 {
+            tracing::warn!(
+                who = self.who(id),
+                left = stopped.left,
+                "has left processes behind; they are killed"
+            );
+        }
+        if stopped.killed == 0 || stopped.memory_bytes == 0 {
+            return how;
+        }
+        let max_bytes = stopped.memory_bytes;
+        tracing::warn!(
+            who = self.who(id),
+            max_bytes,
+            killed = stopped.killed,
+            "used more memory than it may (memory.max); the kernel has killed it"
+        );
+        if how != Exit::Signal(Signal::KILL.as_raw()) {
+            return how;
+        }
+        let how = Exit::OutOfMemory { max_bytes };
+        self.note_fault(id, how.to_string());
+        how
     }
 
     // A shard's words.
@@ -819,18 +912,18 @@ impl Shell {
     }
 
     fn freeze(&mut self, shard: ShardId) {
-        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
-            && let Some(pidfd) = &process.pidfd
+        if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
+            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
         {
-            self.freezer.freeze(shard, process.pid, pidfd.as_fd());
+            self.freezer.freeze(&self.processes.groups, id, pidfd.as_fd());
         }
     }
 
     fn thaw(&mut self, shard: ShardId) {
-        if let Some(process) = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?))
-            && let Some(pidfd) = &process.pidfd
+        if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
+            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
         {
-            self.freezer.thaw(shard, pidfd.as_fd());
+            self.freezer.thaw(&self.processes.groups, id, pidfd.as_fd());
         }
     }
 
@@ -845,6 +938,8 @@ impl Shell {
     fn exited(&mut self, id: ProcessId, how: Exit) {
         // Its last words may still be in the socket.
         self.hear(id);
+        let how = self.tell_stopped(id, how);
+        self.freezer.forget(id);
         let Some(process) = self.processes.remove(id) else { return };
         let lived_ns = clock::now_ns() - process.started_ns;
         match process.role {
@@ -883,7 +978,6 @@ impl Shell {
         }
         self.waiting.retain(|waiting| *waiting != shard);
         self.sources.give_up(shard);
-        self.freezer.forget(shard);
         let mut hub = self.inner.lock();
         hub.release_link(shard);
         self.inner.unlock(hub);

@@ -33,6 +33,12 @@ pub const TYPE_BYTES_MAX: usize = 128;
 pub const COMPOSITIONS_MAX: usize = 256;
 /// The largest number of cores of its own that a shard may ask for.
 pub const CORES_MAX: u32 = 4_096;
+/// The fewest processes and threads that a shard may be limited to: it has a few threads of its own.
+pub const PROCESSES_MIN: u32 = 8;
+/// The most processes and threads that a shard may be allowed.
+pub const PROCESSES_MAX: u32 = 1 << 22;
+/// So many it may have where the manifest says nothing.
+pub const PROCESSES_DEFAULT: u32 = 64;
 /// The fastest tick, per second.
 pub const TICK_HZ_MAX: f64 = 10_000.0;
 /// The longest that a shard may poll before it sleeps, in microseconds.
@@ -208,6 +214,8 @@ pub struct Needs {
     pub memory_bytes: u64,
     /// Memory in huge pages, in bytes, besides the other.
     pub huge_pages_bytes: u64,
+    /// The most processes and threads that it may have, its own included.
+    pub processes: u32,
     /// GPU memory, in bytes.
     pub gpu_memory_bytes: u64,
     /// Bandwidth to other nodes, in bits a second.

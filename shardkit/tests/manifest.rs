@@ -24,6 +24,7 @@ cores = 1
 share = 1.5
 memory = "64MiB"
 huge_pages = "4MiB"
+processes = 32
 gpu_memory = 1024
 bandwidth = "1Gbit/s"
 wait = "spin"
@@ -89,6 +90,7 @@ fn every_key_arrives() {
         share_millicores: 1500,
         memory_bytes: 64 << 20,
         huge_pages_bytes: 4 << 20,
+        processes: 32,
         gpu_memory_bytes: 1024,
         bandwidth_bits_per_s: 1_000_000_000,
     };
@@ -112,7 +114,8 @@ fn what_is_not_written_has_its_default() {
         "[application]\nname = 'a'\n[component.b]\nprogram = 'p'\nin.x = 'X'\n[component.c]\nprogram = 'p'\nwarm = 0\nout.y = 'b.x'",
     );
     let b = &application.components[0];
-    assert_eq!((b.capacity, b.shards, b.needs), (1, Shards::between(1, 1), Needs::default()));
+    let needs = Needs { processes: 64, ..Needs::default() };
+    assert_eq!((b.capacity, b.shards, b.needs), (1, Shards::between(1, 1), needs));
     assert_eq!((b.wait, b.tick_hz), (Wait::SpinThenPark { spin_us: 50 }, None));
     assert_eq!((b.start_timeout_ms, b.stop_timeout_ms, b.config_json.as_str()), (5000, 1000, "{}"));
     assert_eq!((b.inputs[0].message_bytes_max, b.inputs[0].reply.as_ref()), (64 << 10, None));

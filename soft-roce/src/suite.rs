@@ -21,7 +21,7 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 11] = [
+const CASES: [(&str, Layout, Run); 15] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
     ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
@@ -39,7 +39,23 @@ const CASES: [(&str, Layout, Run); 11] = [
         killed(suite, guests, Kind::Rdma, true)
     }),
     ("a_killed_host_is_noticed_by_tcp", Layout::Pair, |suite, guests| killed(suite, guests, Kind::Tcp, true)),
+    ("isolation_by_control_groups", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "groups", "", "required", "")
+    }),
+    ("isolation_by_control_groups_of_a_subtree", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "groups", "", "delegated", SUBTREE)
+    }),
+    ("isolation_of_native_shards", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "isolation", "", "required", "")
+    }),
+    ("isolation_and_tiers", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "tiers", "", "required", "")
+    }),
 ];
+
+/// Puts the shell into a group of its own with all controllers, as a service manager does for who asks for it.
+const SUBTREE: &str = "cd /sys/fs/cgroup && echo '+cpuset +cpu +memory +pids +rdma' > cgroup.subtree_control && \
+                       mkdir -p subtree && echo $$ > subtree/cgroup.procs && cd / && ";
 
 /// What runs the cases.
 struct Suite<'a> {
@@ -103,6 +119,7 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
         .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
         .args(["--test", "rdma_links", "--test", "mixed_links"])
+        .args(["--test", "groups", "--test", "isolation", "--test", "tiers"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;
@@ -126,6 +143,26 @@ impl Suite<'_> {
         let command = Command::new(program.to_string_lossy())
             .args(["--ignored", "--test-threads=1", "--nocapture"])
             .env("RUST_BACKTRACE", "1");
+        let exit = guest.spawn(command)?.wait(TIMEOUT)?.ok()?;
+        let ran = exit.out.iter().any(|line| line.contains("test result: ok") && !line.contains(" 0 passed"));
+        ensure!(ran, "no test was run:\n{}", exit.out.join("\n"));
+        Ok(exit.out)
+    }
+
+    /// Runs the ordinary tests of a program whose names contain `filter`, one after the other, after a shell has done
+    /// `before`. `groups` is what they know of the guest's control groups.
+    fn plain_tests(
+        &self,
+        guest: &Guest,
+        name: &str,
+        filter: &str,
+        groups: &str,
+        before: &str,
+    ) -> Result<Vec<String>> {
+        let program = self.programs.iter().find(|(of, _)| of == name).map(|(_, path)| path);
+        let program = program.with_context(|| format!("the tests {name} were not built"))?;
+        let line = format!("{before}exec {} --test-threads=1 --nocapture {filter}", program.display());
+        let command = Command::shell(line).env("RUST_BACKTRACE", "1").env("SHARD_GROUPS", groups);
         let exit = guest.spawn(command)?.wait(TIMEOUT)?.ok()?;
         let ran = exit.out.iter().any(|line| line.contains("test result: ok") && !line.contains(" 0 passed"));
         ensure!(ran, "no test was run:\n{}", exit.out.join("\n"));

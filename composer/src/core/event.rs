@@ -138,6 +138,11 @@ pub enum Exit {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
+    /// The kernel killed it, because it used more memory than the so many bytes that its component declares.
+    OutOfMemory {
+        /// How much it might use.
+        max_bytes: u64,
+    },
     /// Its program could not be started, for the reason that this `errno` names.
     NotStarted(i32),
 }
@@ -157,6 +162,12 @@ impl fmt::Display for Exit {
                 write!(f, "was killed by signal {SIGSYS}: a system call that no shard makes by chance")
             }
             Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Exit::OutOfMemory { max_bytes } => {
+                write!(
+                    f,
+                    "was killed by the kernel: it used more than the {max_bytes} bytes of memory that its component declares"
+                )
+            }
             Exit::NotStarted(errno) => {
                 write!(f, "could not be started: {}", std::io::Error::from_raw_os_error(errno))
             }

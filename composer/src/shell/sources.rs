@@ -203,8 +203,10 @@ impl Shell {
         let zygote = matches!(role, Role::Zygote(_));
         let launch = Launch { process, program: path, args, env, quiet, isolation, zygote };
         let launch = ToLauncher::Launch(launch);
+        let group = self.processes.groups.make(process, self.limits(role));
+        let fds: Vec<_> = [theirs.as_fd()].into_iter().chain(group.as_ref().map(AsFd::as_fd)).collect();
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
-        match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &[theirs.as_fd()])?)) {
+        match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &fds)?)) {
             Ok(()) => Ok(process),
             Err(error) => {
                 self.processes.remove(process);
@@ -268,6 +270,7 @@ impl Shell {
                 continue;
             };
             spare.role = Role::Shard(shard);
+            self.regroup(process);
             if let Some(entry) = self.shards.get_mut(&shard) {
                 entry.process = Some(process);
                 entry.from = Tier::Generic;

@@ -197,6 +197,7 @@ fn small_needs(random: &mut StdRng) -> Needs {
         share_millicores: 250 * some(0.5, 6) as u32,
         memory_bytes: some(0.5, 4),
         huge_pages_bytes: some(0.2, 5),
+        processes: 64,
         gpu_memory_bytes: some(0.5, 4),
         bandwidth_bits_per_s: some(0.5, 4),
     }
@@ -378,6 +379,7 @@ fn a_million_random_operations_give_nothing_twice_and_lose_nothing() {
             share_millicores: some(0.4, 1500) as u32,
             memory_bytes: some(0.7, 3 * GIB),
             huge_pages_bytes: some(0.1, GIB),
+            processes: 64,
             gpu_memory_bytes: some(0.3, 8 * GIB),
             bandwidth_bits_per_s: some(0.4, 3_000_000_000),
         }

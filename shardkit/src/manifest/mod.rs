@@ -77,8 +77,9 @@
 //! | `scale` | no limits | see below |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
 //! | `share` | `0` | of the cores that nobody owns, so much that one shard needs: `0.25` is a quarter of one |
-//! | `memory` | `0` | memory that one shard needs; a size |
+//! | `memory` | `0` | memory that one shard needs, and all that it gets where the host has control groups; a size; 0 sets no limit |
 //! | `huge_pages` | `0` | memory in huge pages that one shard needs, besides `memory`; a size |
+//! | `processes` | `64` | processes and threads that one shard may have, 8 to 4194304 |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
 //! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |

@@ -7,8 +7,8 @@
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
     ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
-    SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
-    TIMEOUT_MS_MAX,
+    PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX,
+    SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -102,6 +102,10 @@ pub(super) struct Component {
     /// Memory in huge pages that one shard needs, besides the other.
     #[serde(default = "no_bytes")]
     pub(super) huge_pages: At<Amount>,
+    /// The most processes and threads that one shard may have.
+    #[serde(default = "processes")]
+    #[schemars(range(min = PROCESSES_MIN, max = PROCESSES_MAX))]
+    pub(super) processes: At<Whole>,
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
@@ -459,6 +463,10 @@ fn scale_down_delay() -> At<Whole> {
 
 fn start_timeout() -> At<Whole> {
     whole(5000)
+}
+
+fn processes() -> At<Whole> {
+    whole(PROCESSES_DEFAULT.into())
 }
 
 fn stop_timeout() -> At<Whole> {

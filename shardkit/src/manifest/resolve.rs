@@ -93,6 +93,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
             share_millicores: millicores(&raw.share)?,
             memory_bytes: bytes(&raw.memory, "memory")?,
             huge_pages_bytes: bytes(&raw.huge_pages, "huge_pages")?,
+            processes: whole(&raw.processes, "processes", PROCESSES_MIN.into(), PROCESSES_MAX.into())? as u32,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
             bandwidth_bits_per_s: amount(
                 &raw.bandwidth,

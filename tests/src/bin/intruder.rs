@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// So often a process is forked at the most: far more than it is allowed to have.
 const FORKS_MAX: usize = 4_000;
+/// So much is allocated at the most, in MiB: far more than it may have.
+const ALLOCATED_MIB_MAX: usize = 512;
 
 struct Intruder;
 
@@ -53,6 +55,8 @@ impl Shard for Intruder {
                 told((0..3).try_for_each(|_| Command::new("/bin/sleep").arg("1000").spawn().map(drop)))
             }
             "fork" => told::<_, Errno>(Ok(fork_without_end())),
+            "allocate" => told::<_, Errno>(Ok(allocate_without_end())),
+            "spin" => told::<_, Errno>(Ok(spin_everywhere())),
             "host-name" => told(rustix::system::sethostname(what.as_bytes())),
             _ => asked,
         };
@@ -104,6 +108,47 @@ fn fork_without_end() -> usize {
         }
     }
     FORKS_MAX
+}
+
+fn allocate_without_end() -> usize {
+    let mut kept = Vec::new();
+    while kept.len() < ALLOCATED_MIB_MAX {
+        kept.push(vec![1_u8; 1 << 20]);
+    }
+    std::hint::black_box(kept).len()
+}
+
+/// Starts threads that do nothing for ever, some for each processor.
+fn spin_everywhere() -> usize {
+    let threads = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    for _ in 0..threads {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    threads
+}
+
+/// Starts a process that is nobody's child any more, before anyone knows of this one.
+fn fork_early() -> std::io::Result<()> {
+    Command::new("setsid").args(["--fork", "sleep", "1000"]).status().map(drop)
+}
+
+/// Embeds a composer for the manifest that comes by the standard input, has its shard leave children, says so, and
+/// waits to be killed.
+fn embed() -> Result<()> {
+    let me = std::env::current_exe()?;
+    let composer = shard_tests::start(&me, &std::io::read_to_string(std::io::stdin())?);
+    let port = composer.output::<Bytes, Bytes>("attack")?;
+    let session = composer.compose("attack").map_err(|error| Error::new(error.to_string()))?;
+    session.send(&port, &Bytes(b"leave-children".to_vec()))?;
+    session.receive(shard_tests::PATIENCE).map_err(|error| Error::new(error.to_string()))?;
+    println!("{}", shard_tests::ready_shard(&composer, "attack").pid);
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
 }
 
 /// Joins by hand, and attacks what it was handed as soon as it is wired to the embedder.
@@ -197,6 +242,11 @@ fn main() -> Result<()> {
     shard_composer::take_over();
     let way = std::env::args().nth(1).unwrap_or_default();
     match way.as_str() {
+        "embed" => embed(),
+        "early" => {
+            fork_early()?;
+            shardkit::run(|_| Ok(Intruder))
+        }
         "deaf" | "maul" | "rub" | "foreign" => by_hand(&way),
         "any" => shardkit::run_any(shardkit::Components::new().with("spare", |_| Ok(Intruder))),
         _ => shardkit::run(|_| Ok(Intruder)),

@@ -1,0 +1,389 @@
+//! Control groups hold shards to what they may use, read back from the kernel, and stop those that want more while their
+//! neighbours go on, with real processes.
+//!
+//! Where this process can make no such groups there is nothing to read back; the tests say so and pass. With
+//! `SHARD_GROUPS=required` in the environment, as in the guests of the test bed, they fail instead.
+
+use rustix::process::{Pid, Signal, kill_process};
+use shard_composer::{Composer, Session};
+use shard_tests::{PATIENCE, alive, manifest_text, ready_shard, sources, start, wait_until};
+use shardkit::prelude::Bytes;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+fn intruder() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_intruder"))
+}
+
+/// A manifest of these components, with time enough to start on an emulated processor.
+fn manifest(ways: &[&str], extra: &str) -> String {
+    manifest_text(intruder(), ways, extra).replace("start_timeout_ms = 1000", "start_timeout_ms = 20000")
+}
+
+/// A composer with these components.
+fn composer(ways: &[&str], extra: &str) -> Composer {
+    start(intruder(), &manifest(ways, extra))
+}
+
+/// Where the groups of version 2 are mounted.
+fn mount() -> &'static Path {
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.join("cgroup.controllers").exists() { unified } else { Path::new("/sys/fs/cgroup") }
+}
+
+/// The group of a process.
+fn group(pid: u32) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    mount().join(path)
+}
+
+/// The group that a shard has for itself, once it is in it: what a zygote forked is moved there.
+fn own_group(pid: u32) -> PathBuf {
+    let mut found = group(pid);
+    wait_until("it has a group of its own", || {
+        found = group(pid);
+        let strangers = processes(&found).into_iter().filter(|other| *other != pid);
+        strangers.into_iter().all(|other| shard_tests::parent(other) == Some(pid))
+    });
+    found
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn processes(group: &Path) -> Vec<u32> {
+    read(group.join("cgroup.procs")).lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// One composer at a time. `None`, with a reason printed, where a shard's group has not all of these files.
+fn alone(files: &[&str]) -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    static FILES: OnceLock<Vec<String>> = OnceLock::new();
+    let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let there = FILES.get_or_init(|| {
+        let composer = composer(&["echo"], "");
+        let group = group(ready_shard(&composer, "echo").pid);
+        let own = group.parent().is_some_and(|parent| {
+            parent.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shards-"))
+        });
+        let entries = fs::read_dir(&group).into_iter().flatten().flatten();
+        if own {
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        } else {
+            Vec::new()
+        }
+    });
+    let missing: Vec<_> = files.iter().filter(|file| !there.iter().any(|there| there == *file)).collect();
+    if missing.is_empty() {
+        return Some(alone);
+    }
+    println!("not tested: the groups of shards have no {missing:?} here");
+    assert!(
+        std::env::var_os("SHARD_GROUPS").is_none(),
+        "control groups are required, and {missing:?} is missing"
+    );
+    None
+}
+
+/// Asks a shard over a session.
+fn ask_on(composer: &Composer, session: &Session, way: &str, question: &str) -> String {
+    let port = composer.output::<Bytes, Bytes>(way).unwrap();
+    session.send(&port, &Bytes(question.into())).unwrap();
+    let mail = session.receive(PATIENCE).unwrap_or_else(|error| panic!("{question}: {error}"));
+    String::from_utf8_lossy(mail.message().payload()).into_owned()
+}
+
+fn ask(composer: &Composer, way: &str, question: &str) -> String {
+    let session = composer.compose(way).unwrap_or_else(|error| panic!("{error}"));
+    ask_on(composer, &session, way, question)
+}
+
+/// How long the neighbour takes to answer: median and 99th percentile.
+fn neighbour(composer: &Composer, when: &str) {
+    let session = composer.compose("echo").unwrap_or_else(|error| panic!("{error}"));
+    let mut took: Vec<Duration> = (0..200)
+        .map(|round| {
+            let (start, text) = (Instant::now(), round.to_string());
+            assert_eq!(ask_on(composer, &session, "echo", &text), text);
+            start.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    println!("neighbour, {when}: p50 {:?}, p99 {:?}", took[100], took[198]);
+}
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid as i32).expect("a number"), Signal::KILL).expect("it is there");
+}
+
+#[test]
+fn each_limit_is_read_back_from_the_kernel() {
+    let Some(_alone) = alone(&["memory.max", "pids.max", "cpu.weight"]) else { return };
+    let text = manifest(&["cold", "forked", "spare"], "memory = \"48MiB\"\nprocesses = 20")
+        .replace("args = [\"forked\"]", "args = [\"forked\"]\nzygote = true")
+        + &format!(
+            "[generic.any]\nprogram = \"{}\"\nargs = [\"any\"]\ncomponents = [\"spare\"]\nspares = 1\n",
+            intruder().display()
+        );
+    let composer = start(intruder(), &text);
+    let mut groups: Vec<PathBuf> = sources(&composer).iter().map(|source| group(source.pid)).collect();
+    for way in ["cold", "forked", "spare"] {
+        let group = own_group(ready_shard(&composer, way).pid);
+        println!("{way}: {}", group.display());
+        for (file, value) in
+            [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "20"), ("cpu.weight", "100")]
+        {
+            assert_eq!(read(group.join(file)), value, "{file}");
+        }
+        let swap = group.join("memory.swap.max");
+        assert!(!swap.exists() || read(swap) == "0");
+        for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
+            let device = device.file_name().to_string_lossy().into_owned();
+            let line = format!("{device} hca_handle=0 hca_object=0");
+            assert_eq!(read(group.join("rdma.max")), line);
+        }
+        groups.push(group);
+    }
+    let starts = composer.starts("forked");
+    println!("its zygote: {:?}", composer.fault("forked"));
+    println!(
+        "forked: {starts:?}; cold: {:?}; spare: {:?}",
+        composer.starts("cold"),
+        composer.starts("spare")
+    );
+    assert_eq!(starts.first().map(|start| start.tier.to_string()).as_deref(), Some("zygote"));
+    let count = groups.len();
+    groups.sort();
+    groups.dedup();
+    assert_eq!(groups.len(), count, "two processes share a group");
+    composer.shut_down();
+    drop(composer);
+    assert!(groups.iter().all(|group| !group.exists()), "a group is left");
+}
+
+#[test]
+fn a_shard_with_rdma_links_may_open_devices_and_another_may_not() {
+    let Some(_alone) = alone(&["rdma.max"]) else { return };
+    let text =
+        manifest(&["echo", "plain"], "").replace("args = [\"echo\"]", "args = [\"echo\"]\nallow.rdma = true");
+    let composer = start(intruder(), &text);
+    let [may, may_not] =
+        ["echo", "plain"].map(|way| read(group(ready_shard(&composer, way).pid).join("rdma.max")));
+    println!("{may:?} {may_not:?}");
+    if Path::new("/sys/class/infiniband").exists() {
+        assert!(may.contains("hca_object=4096"), "{may}");
+        assert!(may_not.contains("hca_object=0"), "{may_not}");
+    }
+}
+
+/// The processors that a thread may run on.
+fn allowed(task: &Path) -> String {
+    let status = read(task.join("status"));
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn threads(pid: u32) -> Vec<PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+#[test]
+fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
+    let Some(_alone) = alone(&["cpuset.cpus"]) else { return };
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        println!("not tested: there is one processor");
+        return;
+    }
+    let before = allowed(Path::new("/proc/self"));
+    for extra in ["cores = 1", "zygote = true\ncores = 1"] {
+        let text = manifest(&["attack", "echo"], "")
+            .replace("args = [\"attack\"]", &format!("args = [\"attack\"]\n{extra}"));
+        let composer = start(intruder(), &text);
+        let shard = ready_shard(&composer, "attack");
+        let group = own_group(shard.pid);
+        let partition = group.parent().unwrap().to_owned();
+        println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
+        if !partition.to_string_lossy().ends_with("-cores") {
+            println!("not tested: the kernel refuses partitions below this process's group");
+            assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
+            return;
+        }
+        assert_eq!(read(partition.join("cpuset.cpus.partition")), "isolated");
+        let core = read(group.join("cpuset.cpus.effective"));
+        assert_eq!(core.parse::<usize>().map(|core| core.to_string()).as_deref(), Ok(&*core));
+        assert!(threads(shard.pid).iter().all(|thread| allowed(thread) == core), "a thread is elsewhere");
+        let others = [ready_shard(&composer, "echo").pid, std::process::id()];
+        for thread in others.into_iter().flat_map(threads) {
+            assert_ne!(allowed(&thread), core, "{thread:?}");
+            assert!(!allowed(&thread).contains('-'), "another may run on its core");
+        }
+        neighbour(&composer, "beside a partition");
+        kill(shard.pid);
+        wait_until("another has the core", || {
+            composer.shards().iter().any(|s| s.component == "attack" && s.pid != shard.pid && s.pid != 0)
+        });
+        ready_shard(&composer, "attack");
+        composer.shut_down();
+        drop(composer);
+        assert!(!partition.exists());
+        assert_eq!(allowed(Path::new("/proc/self")), before, "the core has not come back");
+    }
+}
+
+#[test]
+fn forks_without_end_are_stopped_by_the_group_and_told() {
+    let Some(_alone) = alone(&["pids.max", "pids.events"]) else { return };
+    for extra in ["processes = 32", "processes = 32\nzygote = true", "processes = 32\nisolation = \"none\""] {
+        let composer = composer(&["attack", "echo"], extra);
+        neighbour(&composer, "quiet");
+        neighbour(&composer, "quiet again");
+        let shard = ready_shard(&composer, "attack");
+        let group = own_group(shard.pid);
+        let answer = ask(&composer, "attack", "fork");
+        println!("{extra:?}: {answer}");
+        let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
+        assert!(forked > 0 && forked < 32, "{answer}");
+        neighbour(&composer, "beside forks");
+        wait_until("it is told", || composer.fault("attack").is_some());
+        let fault = composer.fault("attack").unwrap();
+        assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
+        let all = processes(&group);
+        kill(shard.pid);
+        wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
+        neighbour(&composer, "after");
+    }
+}
+
+#[test]
+fn memory_without_end_kills_the_shard_alone_and_its_end_says_why() {
+    let Some(_alone) = alone(&["memory.max", "memory.events"]) else { return };
+    for extra in ["memory = \"48MiB\"", "memory = \"48MiB\"\nzygote = true"] {
+        let composer = composer(&["attack", "echo"], extra);
+        neighbour(&composer, "quiet");
+        neighbour(&composer, "quiet again");
+        let victim = ready_shard(&composer, "echo").pid;
+        own_group(ready_shard(&composer, "attack").pid);
+        let port = composer.output::<Bytes, Bytes>("attack").unwrap();
+        let session = composer.compose("attack").unwrap();
+        session.send(&port, &Bytes(b"allocate".to_vec())).unwrap();
+        neighbour(&composer, "while it allocates");
+        wait_until("its session ends", || session.ending().is_some());
+        let ending = session.ending().map(|ending| ending.to_string()).unwrap_or_default();
+        println!("{ending}");
+        let fault = composer.fault("attack").unwrap_or_default();
+        assert!(ending.contains("memory") || fault.contains("50331648 bytes of memory"), "{ending}; {fault}");
+        assert!(fault.contains("50331648 bytes of memory"), "{fault}");
+        assert!(alive(victim));
+        neighbour(&composer, "after");
+    }
+}
+
+#[test]
+fn a_shard_that_spins_on_every_core_leaves_its_neighbours_their_share() {
+    let Some(_alone) = alone(&["cpu.weight"]) else { return };
+    let composer = composer(&["attack", "echo"], "");
+    neighbour(&composer, "quiet");
+    neighbour(&composer, "quiet again");
+    let shard = ready_shard(&composer, "attack");
+    assert!(ask(&composer, "attack", "spin").starts_with("done"));
+    neighbour(&composer, "beside a spinning shard");
+    kill(shard.pid);
+    neighbour(&composer, "after");
+}
+
+#[test]
+fn a_process_that_a_shard_forks_early_is_in_its_group_and_ends_with_it() {
+    let Some(_alone) = alone(&["cgroup.kill"]) else { return };
+    let composer = composer(&["early", "echo"], "isolation = \"none\"");
+    let shard = ready_shard(&composer, "early");
+    let group = group(shard.pid);
+    let all = processes(&group);
+    assert_eq!(all.len(), 2, "{all:?}");
+    // It lives on without the shard's group.
+    let strays: Vec<u32> = all.into_iter().filter(|pid| *pid != shard.pid).collect();
+    assert!(strays.iter().all(|pid| shard_tests::parent(*pid) != Some(shard.pid)));
+    kill(shard.pid);
+    wait_until("all are gone", || strays.iter().all(|pid| !alive(*pid)));
+    wait_until("its group is gone", || !group.exists());
+    neighbour(&composer, "after");
+}
+
+#[test]
+fn children_that_a_shard_leaves_behind_are_killed_with_its_group() {
+    let Some(_alone) = alone(&["cgroup.kill"]) else { return };
+    let composer = composer(&["attack", "echo"], "isolation = \"none\"");
+    let shard = ready_shard(&composer, "attack");
+    assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
+    let group = group(shard.pid);
+    let all = processes(&group);
+    assert_eq!(all.len(), 4);
+    kill(shard.pid);
+    wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)));
+    wait_until("its group is gone", || !group.exists());
+    neighbour(&composer, "after");
+}
+
+#[test]
+fn a_frozen_shards_children_stand_still_with_it() {
+    let Some(_alone) = alone(&["cgroup.freeze"]) else { return };
+    let composer = composer(&["attack", "echo"], "");
+    let shard = ready_shard(&composer, "attack");
+    assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
+    let group = group(shard.pid);
+    composer.freeze(shard.id);
+    let frozen = || read(group.join("cgroup.events")).contains("frozen 1");
+    wait_until("its group is frozen", frozen);
+    neighbour(&composer, "beside a frozen shard");
+    composer.thaw(shard.id);
+    wait_until("its group is thawed", || !frozen());
+    assert_eq!(ask(&composer, "attack", "still there?"), "still there?");
+}
+
+#[test]
+fn what_a_killed_composer_left_is_freed_by_the_next_one() {
+    let Some(_alone) = alone(&["cgroup.kill"]) else { return };
+    let cores =
+        if std::thread::available_parallelism().map_or(1, usize::from) > 1 { "cores = 1" } else { "" };
+    let text = manifest(&["attack"], &format!("isolation = \"none\"\n{cores}"));
+    let mut embedder = Command::new(intruder())
+        .arg("embed")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the embedder starts");
+    embedder.stdin.take().expect("piped").write_all(text.as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).unwrap();
+    let shard: u32 = line.trim().parse().unwrap();
+    let (group, all) = (group(shard), processes(&group(shard)));
+    assert_eq!(all.len(), 4, "{all:?}");
+    embedder.kill().unwrap();
+    embedder.wait().unwrap();
+    wait_until("the shard is gone", || !alive(shard));
+    let left: Vec<u32> = all.into_iter().filter(|pid| alive(*pid)).collect();
+    assert_eq!(left.len(), 3, "without this the test shows nothing");
+
+    let partition = group.parent().unwrap().to_owned();
+    println!("left: {} {}", group.display(), read(partition.join("cpuset.cpus.partition")));
+    let composer = start(intruder(), &text);
+    wait_until("what it left is gone", || left.iter().all(|pid| !alive(*pid)));
+    assert!(!group.exists() && !partition.exists());
+    let shard = ready_shard(&composer, "attack");
+    let now = self::group(shard.pid).parent().unwrap().to_owned();
+    assert_eq!(now.to_string_lossy().ends_with("-cores"), partition.to_string_lossy().ends_with("-cores"));
+}
