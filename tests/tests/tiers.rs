@@ -113,9 +113,10 @@ fn a_spare_becomes_what_is_asked_for_and_the_next_one_is_started() {
 #[test]
 fn spares_follow_demand_and_go_when_it_is_over() {
     let _alone = alone();
-    // What a shard needs makes it too dear to be held ready; a spare needs little. A cold start is taken for 100 ms.
-    let extra = "warm = 0\nmax = 2\nscale_down_delay_ms = 10\nmemory = \"64MiB\"";
-    let pool = "[pool]\nbin_s = 0.1\nprices = { core_hour = 0, gib_hour = 1, waiting_second = 0.0001 }\n";
+    // What a shard needs makes it too dear to be held ready, whatever up to 100 ms a cold start takes here; a spare needs
+    // little, and is worth a millisecond.
+    let extra = "warm = 0\nmax = 2\nscale_down_delay_ms = 10\nmemory = \"1GiB\"";
+    let pool = "[pool]\nbin_s = 0.1\nprices = { core_hour = 0, gib_hour = 1, waiting_second = 0.0002 }\n";
     let text = manifest_text(misfit(), &["one", "two"], extra)
         + &generic("any", 0).replace("spares = 0", "spares = \"auto\"\nspares_max = 4")
         + pool;
