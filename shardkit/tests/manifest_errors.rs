@@ -313,10 +313,7 @@ fn numbers_out_of_their_range_are_named_with_the_range() {
         in_component("stop_timeout_ms = 3600001"),
         "5:19: `stop_timeout_ms` is 3600001; use a whole number from 1 to 3600000"
     );
-    assert_eq!(
-        in_component("processes = 7"),
-        "5:13: `processes` is 7; use a whole number from 8 to 4194304"
-    );
+    assert_eq!(in_component("processes = 7"), "5:13: `processes` is 7; use a whole number from 8 to 4194304");
     assert_eq!(
         in_component("tick_hz = 0"),
         "5:11: `tick_hz` is 0; use more than 0 and at most 10000, or leave it out for no ticks"
