@@ -5,6 +5,7 @@
 //! `SHARD_GROUPS=required` in the environment, as in the guests of the test bed, they fail instead.
 
 use rustix::process::{Pid, Signal, kill_process};
+use shard_composer::core::Tier;
 use shard_composer::{Composer, Session};
 use shard_tests::{PATIENCE, alive, manifest_text, ready_shard, sources, start, wait_until};
 use shardkit::prelude::Bytes;
@@ -132,6 +133,12 @@ fn each_limit_is_read_back_from_the_kernel() {
             intruder().display()
         );
     let composer = start(intruder(), &text);
+    sources(&composer);
+    // The first was perhaps started before there was a spare.
+    kill(ready_shard(&composer, "spare").pid);
+    wait_until("a spare takes its place", || {
+        composer.starts("spare").last().is_some_and(|start| start.tier == Tier::Generic)
+    });
     let mut groups: Vec<PathBuf> = sources(&composer).iter().map(|source| group(source.pid)).collect();
     for way in ["cold", "forked", "spare"] {
         let group = own_group(ready_shard(&composer, way).pid);
