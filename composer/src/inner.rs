@@ -10,13 +10,15 @@ use shard_runtime::wake::{SWEEP_NS, Sleeper};
 use shardkit::application::Application;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// How long an asking thread polls for the shards' acknowledgements before it sleeps.
 const POLL_NS: u64 = 400_000;
 /// How long of that it polls without giving the core away.
 const SPIN_NS: u64 = 3_000;
+/// How often a polling thread tries to take the hub before it sleeps until it is free.
+const AGAIN: u32 = 64;
 
 /// A shard's statistics page: mapped, and as a descriptor that can only be read.
 pub(crate) struct Page {
@@ -95,6 +97,19 @@ impl Inner {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the hub for a thread that polls. Others poll too, and hold it for a microsecond: to sleep until they let go
+    /// of it, and to be woken, would take longer than all else.
+    fn lock_again(&self) -> MutexGuard<'_, Hub> {
+        for _ in 0..AGAIN {
+            match self.hub.try_lock() {
+                Ok(hub) => return hub,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
+        self.lock()
+    }
+
     /// Gives the hub back: arms its links, wakes the shards that were rung, and tells the waiters if there is news for
     /// them.
     pub(crate) fn unlock(&self, mut hub: MutexGuard<'_, Hub>) {
@@ -116,7 +131,7 @@ impl Inner {
         while let Some(mut sleepers) = hub.take_sleepers() {
             drop(hub);
             sleepers.wake();
-            hub = self.lock();
+            hub = self.lock_again();
             hub.put_back(sleepers);
         }
         hub
@@ -154,7 +169,7 @@ impl Inner {
             // The shards may need this core, and other threads the hub.
             drop(hub);
             std::thread::yield_now();
-            hub = self.lock();
+            hub = self.lock_again();
         } else {
             hub = self.wait_for_news(hub, Duration::from_millis(50));
         }
