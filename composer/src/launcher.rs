@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
+use shard_runtime::contain::{Contain, contain};
 use shard_runtime::control::{CONTROL_FD, ControlError, ControlSocket, LAUNCHER_ENV, Packet};
 use shard_runtime::process::{Ended, Spawn, Spawned, reap, spawn};
 use std::fs::File;
@@ -38,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) quiet: bool,
+    /// If the program is an OCI runtime, which runs a container: the folder of its state.
+    pub(crate) container: Option<PathBuf>,
 }
 
 /// What the helper answers.
@@ -240,13 +243,11 @@ fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<O
     let [control] = &fds[..] else {
         return Err(ControlError::Garbled(format!("{} descriptors instead of 1", fds.len())));
     };
-    let started = spawn(&Spawn {
-        program: &launch.program,
-        args: &launch.args,
-        env: &launch.env,
-        control: control.as_fd(),
-        quiet: launch.quiet,
-    });
+    let (program, args, control, quiet) = (&launch.program, &launch.args, control.as_fd(), launch.quiet);
+    let started = match &launch.container {
+        Some(state) => contain(&Contain { program, args, control, quiet, state }),
+        None => spawn(&Spawn { program, args, env: &launch.env, control, quiet }),
+    };
     answer(socket, launch.process, started)
 }
 

@@ -36,6 +36,7 @@ mod host;
 mod hub;
 mod inner;
 mod launcher;
+pub mod oci;
 pub mod policy;
 mod processes;
 pub mod scaler;

@@ -7,11 +7,12 @@
 //! first time, because it would take no longer by itself; when the zygote dies, what it owes is started cold. A source
 //! that fails is started again, later each time.
 
-use super::{LaunchError, Shell, errno};
+use super::{Executable, LaunchError, Shell, errno};
 use crate::backoff::Backoff;
 use crate::core::{Exit, Tier};
 use crate::inner::Source;
 use crate::launcher::{Launch, ToLauncher};
+use crate::oci::Container;
 use crate::processes::{ProcessId, Role};
 use shard_runtime::clock;
 use shard_runtime::control::{ControlSocket, FromShard, ToShard, Zygote as ZygoteMessage};
@@ -194,12 +195,22 @@ impl Shell {
     pub(super) fn start_process(
         &mut self,
         role: Role,
-        path: PathBuf,
+        executable: Executable,
         program: &Program,
     ) -> Result<ProcessId, LaunchError> {
         let (process, theirs) = self.processes.add(role)?;
-        let (args, env, quiet) = (program.args.clone(), program.env.clone(), self.quiet);
-        let launch = ToLauncher::Launch(Launch { process, program: path, args, env, quiet });
+        let quiet = self.quiet;
+        let launch = ToLauncher::Launch(match executable {
+            Executable::Program(path) => {
+                let (args, env) = (program.args.clone(), program.env.clone());
+                Launch { process, program: path, args, env, quiet, container: None }
+            }
+            // Arguments and environment are in its configuration.
+            Executable::Container(Container { runtime, arguments, state }) => {
+                let (args, env) = (arguments, Vec::new());
+                Launch { process, program: runtime, args, env, quiet, container: Some(state) }
+            }
+        });
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
         match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &[theirs.as_fd()])?)) {
             Ok(()) => Ok(process),
@@ -215,7 +226,7 @@ impl Shell {
         let generic = &application.generics[at];
         let path = self.sources.spares[at].path.clone();
         self.sources.changed = true;
-        match self.start_process(Role::Spare(at), path, &generic.program) {
+        match self.start_process(Role::Spare(at), Executable::Program(path), &generic.program) {
             Ok(process) => self.sources.spares[at].starting.push(process),
             Err(error) => {
                 let wait = self.sources.spares[at].backoff.failed(clock::now_ns(), 0);
@@ -246,8 +257,8 @@ impl Shell {
     ) -> Result<ProcessId, LaunchError> {
         let application = std::sync::Arc::clone(&self.inner.application);
         let program = application.component(component).program.as_ref().ok_or(LaunchError::NoProgram)?;
-        let path = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
-        self.start_process(role, path, program)
+        let executable = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
+        self.start_process(role, executable, program)
     }
 
     // Spares.

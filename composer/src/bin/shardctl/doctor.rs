@@ -4,6 +4,7 @@ use crate::Outcome;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use shard_composer::oci::Runtime;
 use shard_runtime::region::Region;
 use shard_runtime::topology::Topology;
 use shard_runtime::verbs::{Wish, choose};
@@ -147,6 +148,14 @@ fn findings() -> Vec<Finding> {
         State::Weak,
         found.into(),
         "boot with systemd.unified_cgroup_hierarchy=1; limits on shards will need version 2",
+    ));
+    let runtime = Runtime::find(None, None);
+    all.push(finding(
+        "containers",
+        runtime.is_ok(),
+        State::Weak,
+        runtime.map_or_else(|_| "no OCI runtime".to_owned(), |runtime| runtime.to_string()),
+        "apt-get install crun, or name a runtime in SHARD_OCI_RUNTIME; only components with `image` need it",
     ));
     let governor =
         fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").unwrap_or_default();
