@@ -9,8 +9,8 @@ use crate::host::Cores;
 use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
-use crate::scaler::{ScaleError, Scaler};
 use crate::oci::{Cache, Container, OciError, Runtime, prepare};
+use crate::scaler::{ScaleError, Scaler};
 use crate::shell::{Executable, Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
@@ -129,6 +129,7 @@ pub struct Builder {
     manifest: Manifest,
     launcher: Option<PathBuf>,
     oci_runtime: Option<PathBuf>,
+    image_cache: Option<PathBuf>,
     quiet: bool,
 }
 
@@ -146,6 +147,13 @@ impl Builder {
     #[must_use]
     pub fn oci_runtime(mut self, runtime: impl Into<PathBuf>) -> Self {
         self.oci_runtime = Some(runtime.into());
+        self
+    }
+
+    /// Names the folder that images are unpacked into. By default it is the user's: [`Cache::of_user`].
+    #[must_use]
+    pub fn image_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.image_cache = Some(folder.into());
         self
     }
 
@@ -270,7 +278,8 @@ impl Builder {
         let image = std::path::absolute(&image).unwrap_or(image);
         let named = self.oci_runtime.as_deref();
         let runtime = Runtime::find(named, self.manifest.application().oci_runtime.as_deref())?;
-        prepare(&image, program, &runtime, &Cache::of_user()?)
+        let cache = self.image_cache.as_ref().map_or_else(Cache::of_user, Cache::at)?;
+        prepare(&image, program, &runtime, &cache)
     }
 }
 
@@ -373,7 +382,7 @@ pub struct SessionInfo {
 impl Composer {
     /// Prepares a composer for a manifest.
     pub fn builder(manifest: Manifest) -> Builder {
-        Builder { manifest, launcher: None, oci_runtime: None, quiet: false }
+        Builder { manifest, launcher: None, oci_runtime: None, image_cache: None, quiet: false }
     }
 
     /// Starts a composer for the manifest in a file.

@@ -7,6 +7,7 @@
 //! Invariant: no shard outlives its composer. When the socket ends, the helper kills and reaps all its children;
 //! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
 
+use crate::oci::ContainerPlace;
 use crate::processes::ProcessId;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::Shutdown;
@@ -39,8 +40,8 @@ pub(crate) struct Launch {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) quiet: bool,
-    /// If the program is an OCI runtime, which runs a container: the folder of its state.
-    pub(crate) container: Option<PathBuf>,
+    /// If the program is an OCI runtime, which runs a container: that one's place.
+    pub(crate) container: Option<ContainerPlace>,
 }
 
 /// What the helper answers.
@@ -245,7 +246,9 @@ fn start(socket: &ControlSocket, launch: &Launch, fds: Vec<OwnedFd>) -> Result<O
     };
     let (program, args, control, quiet) = (&launch.program, &launch.args, control.as_fd(), launch.quiet);
     let started = match &launch.container {
-        Some(state) => contain(&Contain { program, args, control, quiet, state }),
+        Some(ContainerPlace { bundle, rootfs }) => {
+            contain(&Contain { program, args, control, quiet, bundle, rootfs })
+        }
         None => spawn(&Spawn { program, args, env: &launch.env, control, quiet }),
     };
     answer(socket, launch.process, started)

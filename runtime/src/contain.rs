@@ -16,8 +16,8 @@
 
 use crate::control::{CONTROL_FD, LAUNCHER_ENV};
 use crate::process::Spawned;
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, getegid};
-use std::ffi::{CString, OsStr};
+use rustix::process::{Pid, PidfdFlags, Signal, getegid, geteuid};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +29,16 @@ use std::ptr;
 /// So many descriptors, from 3 on, the runtime is to leave open to the container.
 pub const PRESERVED_FDS: u32 = 1;
 
+/// Where the runtime finds its own file system in memory, in a mount namespace of its own. A user of the container's
+/// can go through all folders on the way, which is not so where images are kept; and no program is here.
+const PLACE: &CStr = c"/dev/shm";
+/// Where the runtime finds its bundle.
+pub const BUNDLE: &str = "/dev/shm/bundle";
+/// Where it finds the container's files.
+pub const ROOTFS: &str = "/dev/shm/rootfs";
+/// Where it keeps its state.
+pub const STATE: &str = "/dev/shm/state";
+
 /// What to start.
 pub struct Contain<'a> {
     /// The OCI runtime's file.
@@ -39,8 +49,10 @@ pub struct Contain<'a> {
     pub control: BorrowedFd<'a>,
     /// Whether what it prints is thrown away.
     pub quiet: bool,
-    /// An empty folder: there the runtime finds a file system in memory for its state.
-    pub state: &'a Path,
+    /// The folder with the container's `config.json`; the runtime finds it as [`BUNDLE`].
+    pub bundle: &'a Path,
+    /// The container's files; the runtime finds them as [`ROOTFS`].
+    pub rootfs: &'a Path,
 }
 
 /// Starts an OCI runtime. What is started ends as the runtime does, with its exit code or by its signal.
@@ -50,7 +62,7 @@ pub struct Contain<'a> {
 pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
     let parent = rustix::process::getpid();
     let control = contain.control.as_raw_fd();
-    let places = Places::new(contain.state)?;
+    let places = Places::new(contain)?;
     let quiet = contain.quiet;
     let mut command = Command::new(contain.program);
     command.args(contain.args).env_remove(LAUNCHER_ENV).stdin(Stdio::null());
@@ -62,21 +74,21 @@ pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
     Ok(Spawned { pid: child.id(), pidfd })
 }
 
-/// The paths and texts that the new process needs, made beforehand.
+/// What the new process needs, made beforehand.
 struct Places {
-    state: CString,
-    null: CString,
+    bundle: CString,
+    rootfs: CString,
     uid_map: Vec<u8>,
     gid_map: Vec<u8>,
     root: bool,
 }
 
 impl Places {
-    fn new(state: &Path) -> io::Result<Self> {
-        let text = |path: &OsStr| Ok::<_, io::Error>(CString::new(path.as_bytes())?);
+    fn new(contain: &Contain<'_>) -> io::Result<Self> {
+        let text = |path: &Path| Ok::<_, io::Error>(CString::new(path.as_os_str().as_bytes())?);
         Ok(Self {
-            state: text(state.as_os_str())?,
-            null: text(state.join("null").as_os_str())?,
+            bundle: text(contain.bundle)?,
+            rootfs: text(contain.rootfs)?,
             uid_map: format!("{0} {0} 1", geteuid().as_raw()).into_bytes(),
             gid_map: format!("{0} {0} 1", getegid().as_raw()).into_bytes(),
             root: geteuid().is_root(),
@@ -138,17 +150,26 @@ fn become_first(guard: &rustix::fd::OwnedFd, quiet: bool, places: &Places) -> io
         check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         check(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), flags, none.cast()))?;
-        let options = c"mode=700,size=1m".as_ptr();
-        let tmpfs = c"tmpfs".as_ptr();
+        // What is shown in it may be below the place that it hides.
+        let bundle = check(libc::open(places.bundle.as_ptr(), libc::O_PATH | libc::O_CLOEXEC))?;
+        let rootfs = check(libc::open(places.rootfs.as_ptr(), libc::O_PATH | libc::O_CLOEXEC))?;
+        let (tmpfs, options) = (c"tmpfs".as_ptr(), c"mode=755,size=1m".as_ptr());
         // Device nodes work in it, for the one below.
-        check(libc::mount(tmpfs, places.state.as_ptr(), tmpfs, libc::MS_NOSUID, options.cast()))?;
+        check(libc::mount(tmpfs, PLACE.as_ptr(), tmpfs, libc::MS_NOSUID, options.cast()))?;
+        for (fd, place) in [(bundle, c"/dev/shm/bundle"), (rootfs, c"/dev/shm/rootfs")] {
+            check(libc::mkdir(place.as_ptr(), 0o755))?;
+            check(libc::fchdir(fd))?;
+            check(libc::mount(c".".as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()))?;
+        }
+        check(libc::chdir(c"/".as_ptr()))?;
         // Runtimes refuse a host that has both versions of control groups; a container has none of its own. There may
         // be none.
         libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
         // Runtimes give the streams to the container's user. This is not the host's device, so that one stays root's.
         // Without the right to make one there is none to give the host's away either.
-        if libc::mknod(places.null.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 3)) == 0 {
-            redirect(&places.null, quiet)?;
+        let null = c"/dev/shm/null";
+        if libc::mknod(null.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 3)) == 0 {
+            redirect(null, quiet)?;
         } else {
             redirect(c"/dev/null", quiet)?;
         }
@@ -157,7 +178,7 @@ fn become_first(guard: &rustix::fd::OwnedFd, quiet: bool, places: &Places) -> io
 }
 
 /// Standard input, and if it is to be quiet the others too, from and to a file.
-fn redirect(file: &std::ffi::CStr, quiet: bool) -> io::Result<()> {
+fn redirect(file: &CStr, quiet: bool) -> io::Result<()> {
     // SAFETY: system calls on a text that outlives them and on numbers.
     unsafe {
         let fd = check(libc::open(file.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
@@ -189,7 +210,7 @@ fn stand_guard(runtime: libc::pid_t) -> ! {
     }
 }
 
-fn write(file: &std::ffi::CStr, text: &[u8]) -> io::Result<()> {
+fn write(file: &CStr, text: &[u8]) -> io::Result<()> {
     // SAFETY: system calls on memory that outlives them; the descriptor is this function's own.
     unsafe {
         let fd = check(libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;

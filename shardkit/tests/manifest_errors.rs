@@ -220,7 +220,10 @@ fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
         "5:9: wrong type: a date; write a text, a number or a table, as the key asks for"
     );
     assert_eq!(below_head("[component]\nai = 3"), "4:6: wrong type: integer `3`; write a table");
-    assert_eq!(below_head("component = []"), "3:1: unknown key `component`; the keys are `name`, `cycles`, `idle_latency_us`, `oci_runtime`");
+    assert_eq!(
+        below_head("component = []"),
+        "3:1: unknown key `component`; the keys are `name`, `cycles`, `idle_latency_us`, `oci_runtime`"
+    );
     assert_eq!(headline("application = 'arena'"), "1:15: wrong type: string \"arena\"; write a table");
     assert_eq!(
         headline("[application]\nname = 'a'\ncycles = 'no'"),

@@ -14,8 +14,8 @@ use super::elf;
 use super::error::OciError;
 use oci_spec::OciSpecError;
 use oci_spec::image::{
-    Arch, ConfigBuilder, Descriptor, Digest, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder,
-    MediaType, OciLayoutBuilder, Os, PlatformBuilder, RootFsBuilder,
+    Arch, ConfigBuilder, Descriptor, Digest, ImageConfigurationBuilder, ImageIndexBuilder,
+    ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, PlatformBuilder, RootFsBuilder,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -120,7 +120,9 @@ fn twice(file: &Path) -> OciError {
 fn layer(files: &BTreeMap<PathBuf, Content>) -> io::Result<Vec<u8>> {
     let mut folders = BTreeSet::new();
     for file in files.keys() {
-        folders.extend(file.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned));
+        folders.extend(
+            file.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned),
+        );
     }
     // Where the container has file systems of its own.
     folders.extend(["dev", "proc", "tmp"].map(PathBuf::from));
@@ -162,7 +164,8 @@ fn documents(
     };
     let unpacked = sha256(&layer);
     let layer = blob(MediaType::ImageLayer, layer)?;
-    let config = ConfigBuilder::default().entrypoint(entry).env(env).working_dir(format!("/{APP}")).build()?;
+    let config =
+        ConfigBuilder::default().entrypoint(entry).env(env).working_dir(format!("/{APP}")).build()?;
     let config = ImageConfigurationBuilder::default()
         .architecture(arch.clone())
         .os(Os::Linux)

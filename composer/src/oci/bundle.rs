@@ -17,6 +17,8 @@ use oci_spec::runtime::{
     get_default_maskedpaths, get_default_readonly_paths,
 };
 use rustix::process::{getegid, geteuid};
+use serde::{Deserialize, Serialize};
+use shard_runtime::contain::ROOTFS;
 use shard_runtime::control::{CONTROL_ENV, PROTOCOL_VERSION};
 use shardkit::application::Program;
 use std::path::{Path, PathBuf};
@@ -26,14 +28,21 @@ const NOBODY: u32 = 65_534;
 /// Where programs are looked for in a container whose image does not say.
 const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where a container is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerPlace {
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+}
+
 /// A container that can be started any number of times.
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
     /// The OCI runtime.
     pub(crate) runtime: PathBuf,
     pub(crate) arguments: Vec<String>,
-    /// Where the runtime's state is to be.
-    pub(crate) state: PathBuf,
+    /// Its configuration and its files.
+    pub(crate) place: ContainerPlace,
 }
 
 /// What is run in it.
@@ -55,14 +64,14 @@ pub(crate) fn prepare(
     cache: &Cache,
 ) -> Result<Container, OciError> {
     let run = if is_bundle(image) { of_bundle(image)? } else { of_image(image, cache)? };
+    let rootfs = run.rootfs.clone();
     let config = spec(run, program).and_then(|spec| Ok(serde_json::to_string(&spec)?));
     let config = config.map_err(|error| match error {
         Error::Oci(error) => error,
         error => OciError::document("config.json", error),
     })?;
-    let bundle = cache.bundle(&config)?;
-    let arguments = runtime.arguments(&bundle);
-    Ok(Container { runtime: runtime.path().to_owned(), arguments, state: bundle.join("state") })
+    let place = ContainerPlace { bundle: cache.bundle(&config)?, rootfs };
+    Ok(Container { runtime: runtime.path().to_owned(), arguments: runtime.arguments(), place })
 }
 
 fn is_bundle(image: &Path) -> bool {
@@ -162,7 +171,7 @@ fn spec(run: Run, program: &Program) -> Result<Spec, Error> {
         .build()?;
     Ok(SpecBuilder::default()
         .version("1.0.2")
-        .root(RootBuilder::default().path(run.rootfs).readonly(true).build()?)
+        .root(RootBuilder::default().path(ROOTFS).readonly(true).build()?)
         .process(process)
         .hostname("shard")
         .mounts(mounts()?)

@@ -5,7 +5,6 @@
 //!   sha256-1f…/rootfs      its files, read-only
 //!   sha256-1f…/image.json  its configuration
 //!   bundle-07…/config.json what an OCI runtime is told of a container, named by its own digest
-//!   bundle-07…/state       an empty folder, see `shard_runtime::contain`
 //!   .new-PID-N             what process PID is unpacking
 //! ```
 //!
@@ -51,9 +50,7 @@ impl Cache {
         let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
         Self::at(match cache {
             Some(cache) => cache.join("shard/images"),
-            None => {
-                env::temp_dir().join(format!("shard-images-{}", rustix::process::geteuid().as_raw()))
-            }
+            None => env::temp_dir().join(format!("shard-images-{}", rustix::process::geteuid().as_raw())),
         })
     }
 
@@ -88,7 +85,8 @@ impl Cache {
                 fs::create_dir(&rootfs).map_err(OciError::io(&rootfs))?;
                 image.unpack(&rootfs)?;
                 let file = new.join("image.json");
-                let text = image.config().to_string().map_err(|e| OciError::document("the configuration", e))?;
+                let text =
+                    image.config().to_string().map_err(|e| OciError::document("the configuration", e))?;
                 fs::write(&file, text).map_err(OciError::io(&file))
             })?;
         }
@@ -101,8 +99,7 @@ impl Cache {
         let place = self.folder.join(format!("bundle-{}", hex(&digest).unwrap_or_default()));
         if !place.exists() {
             self.make(&place, |new| {
-                let (file, state) = (new.join("config.json"), new.join("state"));
-                fs::create_dir(&state).map_err(OciError::io(&state))?;
+                let file = new.join("config.json");
                 fs::write(&file, config).map_err(OciError::io(&file))
             })?;
         }
@@ -139,7 +136,8 @@ impl Cache {
     fn sweep(&self) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| name.strip_prefix(".new-")?.split('-').next()?.parse().ok());
+            let pid =
+                name.to_str().and_then(|name| name.strip_prefix(".new-")?.split('-').next()?.parse().ok());
             if pid.is_some_and(|pid: u32| !Path::new("/proc").join(pid.to_string()).exists()) {
                 discard(&entry.path());
             }

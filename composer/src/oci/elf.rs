@@ -20,7 +20,8 @@ pub(super) struct Needs {
 
 pub(super) fn needs(program: &Path, content: &[u8]) -> Result<Needs, OciError> {
     let wrong = |what: String| OciError::Program { path: program.to_owned(), what };
-    let elf = Elf::parse(content).map_err(|error| wrong(format!("it is no program that Linux runs: {error}")))?;
+    let elf =
+        Elf::parse(content).map_err(|error| wrong(format!("it is no program that Linux runs: {error}")))?;
     if !matches!(elf.header.e_type, header::ET_EXEC | header::ET_DYN) {
         return Err(wrong("it is an object file, and no program".into()));
     }
@@ -41,7 +42,8 @@ pub(super) fn needs(program: &Path, content: &[u8]) -> Result<Needs, OciError> {
 fn list(loader: &Path, program: &Path) -> Result<Vec<(String, PathBuf)>, OciError> {
     let wrong = |what: String| OciError::Program { path: program.to_owned(), what };
     let asked = Command::new(loader).arg("--list").arg(program).stdin(Stdio::null()).output();
-    let said = asked.map_err(|error| wrong(format!("its loader {} does not run: {error}", loader.display())))?;
+    let said =
+        asked.map_err(|error| wrong(format!("its loader {} does not run: {error}", loader.display())))?;
     if !said.status.success() {
         let error = String::from_utf8_lossy(&said.stderr);
         return Err(wrong(format!("a library that it needs is not there: {}", error.trim())));

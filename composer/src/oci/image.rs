@@ -215,7 +215,8 @@ fn blob(store: &Store, limits: &Limits, digest: &str, size: Option<u64>) -> Resu
 }
 
 fn blob_path(digest: &str) -> Result<PathBuf, OciError> {
-    let hex = hex(digest).ok_or_else(|| OciError::document("the image", format!("`{digest}` is no sha256 digest")))?;
+    let hex = hex(digest)
+        .ok_or_else(|| OciError::document("the image", format!("`{digest}` is no sha256 digest")))?;
     Ok(Path::new("blobs/sha256").join(hex))
 }
 

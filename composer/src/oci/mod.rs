@@ -29,4 +29,4 @@ pub use image::{Image, Layer};
 pub use limits::Limits;
 pub use runtime::{RUNTIME_ENV, Runtime};
 
-pub(crate) use bundle::{Container, prepare};
+pub(crate) use bundle::{Container, ContainerPlace, prepare};

@@ -90,7 +90,11 @@ impl Root {
     }
 
     /// Where an entry is to be. Folders on the way that are missing are made.
-    pub(super) fn place<'a>(&self, parts: &[&'a OsStr], made: &mut Kept) -> Result<Option<Place<'a>>, OciError> {
+    pub(super) fn place<'a>(
+        &self,
+        parts: &[&'a OsStr],
+        made: &mut Kept,
+    ) -> Result<Option<Place<'a>>, OciError> {
         let Some((name, above)) = parts.split_last() else { return Ok(None) };
         let path: PathBuf = above.iter().collect();
         let folder = match self.folder(&path) {
@@ -148,7 +152,7 @@ impl Root {
 
 impl Place<'_> {
     fn error(&self) -> impl FnOnce(Errno) -> OciError + use<> {
-        OciError::errno(self.name)
+        OciError::errno(PathBuf::from(self.name))
     }
 
     fn inode(&self) -> Result<u64, OciError> {
@@ -177,7 +181,8 @@ impl Place<'_> {
     pub(super) fn make_file(&self, executable: bool) -> Result<(File, u64), OciError> {
         self.remove(&Kept::new())?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.folder, self.name, flags, Mode::from_raw_mode(0o600)).map_err(self.error())?;
+        let file =
+            openat(&self.folder, self.name, flags, Mode::from_raw_mode(0o600)).map_err(self.error())?;
         let mode = if executable { 0o555 } else { 0o444 };
         fchmod(&file, Mode::from_raw_mode(mode)).map_err(self.error())?;
         Ok((file.into(), self.inode()?))

@@ -1,7 +1,7 @@
 //! The OCI runtime that is installed: crun, runc, youki, or another with the same command line.
 
 use super::error::OciError;
-use shard_runtime::contain::PRESERVED_FDS;
+use shard_runtime::contain::{BUNDLE, PRESERVED_FDS, STATE};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,8 +30,9 @@ impl Runtime {
         let from_env = env::var_os(RUNTIME_ENV).filter(|name| !name.is_empty()).map(PathBuf::from);
         let named = by_program.map(Path::to_owned).or(from_env);
         match named.or_else(|| by_manifest.map(Path::to_owned)) {
-            Some(name) => Self::look(name.as_os_str())
-                .ok_or_else(|| OciError::NoRuntime { looked: format!("`{}` is not there, or does not run", name.display()) }),
+            Some(name) => Self::look(name.as_os_str()).ok_or_else(|| OciError::NoRuntime {
+                looked: format!("`{}` is not there, or does not run", name.display()),
+            }),
             None => KNOWN.into_iter().find_map(|name| Self::look(name.as_ref())).ok_or_else(|| {
                 OciError::NoRuntime { looked: format!("none of {} is in `PATH`", KNOWN.join(", ")) }
             }),
@@ -58,14 +59,13 @@ impl Runtime {
     }
 
     /// The arguments that run a bundle in the foreground.
-    pub(super) fn arguments(&self, bundle: &Path) -> Vec<String> {
-        let text = |path: &Path| path.display().to_string();
-        let mut arguments = vec!["--root".to_owned(), text(&bundle.join("state"))];
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = ["--root", STATE].map(String::from).to_vec();
         if self.version.starts_with("crun") {
             // The container stays in the control group that the composer has put its process into.
             arguments.push("--cgroup-manager=disabled".to_owned());
         }
-        arguments.extend(["run".to_owned(), "--bundle".to_owned(), text(bundle)]);
+        arguments.extend(["run", "--bundle", BUNDLE].map(String::from));
         arguments.extend(["--preserve-fds".to_owned(), PRESERVED_FDS.to_string()]);
         // It sees no other container, so they may all have the same name.
         arguments.push("shard".to_owned());

@@ -64,7 +64,8 @@ impl Store {
                 EntryType::Symlink => {
                     let target = entry.target.unwrap_or_default();
                     let beside = path.parent().unwrap_or(Path::new("")).join(&target);
-                    let target = flat(&beside).ok_or(OciError::LinkOutside { entry: path.clone(), target })?;
+                    let target =
+                        flat(&beside).ok_or(OciError::LinkOutside { entry: path.clone(), target })?;
                     links.insert(path, target);
                 }
                 EntryType::Link => {

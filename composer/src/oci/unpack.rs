@@ -74,7 +74,8 @@ pub(super) struct Bounded<'a, R> {
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        take(&self.budget.stream_left, read as u64).ok_or_else(|| io::Error::other(self.budget.too_large()))?;
+        take(&self.budget.stream_left, read as u64)
+            .ok_or_else(|| io::Error::other(self.budget.too_large()))?;
         Ok(read)
     }
 }
@@ -92,12 +93,7 @@ pub(super) fn apply<R: Read>(
     })
 }
 
-fn put<R: Read>(
-    entry: Entry<'_, R>,
-    root: &Root,
-    budget: &Budget,
-    made: &mut Kept,
-) -> Result<(), OciError> {
+fn put<R: Read>(entry: Entry<'_, R>, root: &Root, budget: &Budget, made: &mut Kept) -> Result<(), OciError> {
     let path = entry.path.clone();
     let mut at = parts(&path)?;
     let last = at.last().copied().unwrap_or_default();

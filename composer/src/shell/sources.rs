@@ -206,9 +206,9 @@ impl Shell {
                 Launch { process, program: path, args, env, quiet, container: None }
             }
             // Arguments and environment are in its configuration.
-            Executable::Container(Container { runtime, arguments, state }) => {
+            Executable::Container(Container { runtime, arguments, place }) => {
                 let (args, env) = (arguments, Vec::new());
-                Launch { process, program: runtime, args, env, quiet, container: Some(state) }
+                Launch { process, program: runtime, args, env, quiet, container: Some(place) }
             }
         });
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
