@@ -122,17 +122,29 @@ fn enter(helper: Pid, control: RawFd, quiet: bool, places: &Places) -> io::Resul
         check(libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID))?;
     }
     let guard = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    let said = if quiet { None } else { Some([pipe()?, pipe()?]) };
     // SAFETY: this process has one thread, as one that was just forked has, and the child makes system calls only.
     match unsafe { libc::fork() } {
         ..0 => Err(io::Error::last_os_error()),
         0 => {
             become_first(&guard, quiet, places)?;
+            for ([_, write], stream) in said.into_iter().flatten().zip(1..) {
+                // SAFETY: system calls on numbers; the pipes' own are closed by exec.
+                unsafe { check(libc::dup2(write, stream))? };
+            }
             // Not inherited, but closed by exec alone.
             std::mem::forget(guard);
             Ok(())
         }
-        runtime => stand_guard(runtime),
+        runtime => stand_guard(runtime, said.map(|said| said.map(|[read, _]| read))),
     }
+}
+
+fn pipe() -> io::Result<[RawFd; 2]> {
+    let mut ends = [0; 2];
+    // SAFETY: the memory is large enough for two numbers.
+    unsafe { check(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC))? };
+    Ok(ends)
 }
 
 /// In the first process of the new namespace.
@@ -189,12 +201,27 @@ fn redirect(file: &CStr, quiet: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the runtime and ends as it did.
-fn stand_guard(runtime: libc::pid_t) -> ! {
-    // SAFETY: system calls on numbers and on memory of this stack; the process uses none of its descriptors again. The
-    // one that the standard library waits on has to be closed, so that its waiting ends when the runtime runs.
+/// Passes on what the container prints, waits for the runtime and ends as it did.
+///
+/// The container does not get the helper's own streams: runtimes give theirs away to the container's user, and a file or
+/// a device of the host would be its then.
+fn stand_guard(runtime: libc::pid_t, said: Option<[RawFd; 2]>) -> ! {
+    // SAFETY: system calls on numbers and on memory of this stack; the process uses no other of its descriptors again.
+    // The one that the standard library waits on has to be closed, so that its waiting ends when the runtime runs.
     unsafe {
-        libc::close_range(0, u32::MAX, 0);
+        libc::close(0);
+        match said {
+            Some([out, error]) => {
+                // The lowest numbers are given first, so neither is in the other's way.
+                libc::dup2(out, CONTROL_FD);
+                libc::dup2(error, CONTROL_FD + 1);
+                libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
+                pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
+            }
+            None => {
+                libc::close_range(1, u32::MAX, 0);
+            }
+        }
         let mut status = 0;
         while libc::waitpid(runtime, &raw mut status, 0) < 0 {
             if *libc::__errno_location() != libc::EINTR {
@@ -207,6 +234,41 @@ fn stand_guard(runtime: libc::pid_t) -> ! {
             libc::kill(libc::getpid(), signal);
         }
         libc::_exit(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Copies from pipes to streams until all writers are gone.
+fn pass_on(streams: [(RawFd, RawFd); 2]) {
+    let mut polled = streams.map(|(from, _)| libc::pollfd { fd: from, events: libc::POLLIN, revents: 0 });
+    let mut buffer = [0_u8; 4096];
+    while polled.iter().any(|one| one.fd >= 0) {
+        // SAFETY: system calls on memory of this stack.
+        unsafe {
+            if libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) < 0 {
+                continue;
+            }
+            for (one, (_, to)) in polled.iter_mut().zip(streams).filter(|(one, _)| one.revents != 0) {
+                let read = libc::read(one.fd, buffer.as_mut_ptr().cast(), buffer.len());
+                if read <= 0 {
+                    // The kernel leaves out those below zero.
+                    one.fd = -1;
+                    continue;
+                }
+                // What nobody takes is lost, as it is for a program of the host.
+                let mut written = 0;
+                while written < read {
+                    let more = libc::write(
+                        to,
+                        buffer[written as usize..].as_ptr().cast(),
+                        (read - written) as usize,
+                    );
+                    if more <= 0 {
+                        break;
+                    }
+                    written += more;
+                }
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use shardkit::prelude::*;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -159,6 +160,7 @@ fn a_bundle_is_run_as_an_image_is() {
     let Some(place) = place() else { return };
     let cache = Cache::at(place.join("cache")).unwrap();
     let unpacked = cache.unpacked(&place.join("misfit.tar"), Limits::default()).unwrap();
+
     let bundle = tempfile::tempdir().unwrap();
     let copied =
         Command::new("cp").arg("-r").arg(&unpacked.rootfs).arg(bundle.path().join("rootfs")).status();
@@ -191,6 +193,32 @@ fn a_runtime_or_an_image_that_is_missing_is_named_with_the_cure() {
         let error = builder.start().err().unwrap().to_string();
         assert!(error.contains("nowhere.tar: No such file"), "{error}");
     }
+}
+
+#[test]
+fn what_a_container_prints_arrives_and_the_streams_stay_their_owners() {
+    let Some(place) = place() else { return };
+    let log = place.join("log");
+    let owner = |path: &Path| {
+        let found = fs::metadata(path).unwrap();
+        (found.uid(), found.gid())
+    };
+    let null = owner(Path::new("/dev/null"));
+    let text = manifest(&place.join("misfit.tar"), "panic", "");
+    let mut embedder = Command::new(misfit())
+        .arg("embed-loud")
+        .arg(place.join("cache"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    embedder.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    wait_until("its panic is told", || fs::read_to_string(&log).unwrap().contains("as asked"));
+    embedder.kill().unwrap();
+    embedder.wait().unwrap();
+    assert_eq!(owner(Path::new("/dev/null")), null);
+    assert_eq!(owner(&log), (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
 }
 
 #[test]
