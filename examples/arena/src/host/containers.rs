@@ -24,9 +24,9 @@ pub(super) fn manifest(usual: &Path, folder: &Path) -> Result<Manifest> {
     let mut manifest: toml::Table = fs::read_to_string(usual)?.parse()?;
     manifest.remove("generic");
     let components = manifest.get_mut("component").and_then(toml::Value::as_table_mut);
-    for (_, component) in components.into_iter().flatten() {
+    for (_, component) in components.into_iter().flat_map(|all| all.iter_mut()) {
         if let Some(component) = component.as_table_mut() {
-            component.retain(|key, _| !NATIVE_ALONE.contains(&key.as_str()));
+            component.retain(|key, _| !NATIVE_ALONE.contains(&key));
             component.insert("image".into(), format!("oci:{IMAGE}").into());
         }
     }
