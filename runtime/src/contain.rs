@@ -174,9 +174,10 @@ fn become_first(guard: &rustix::fd::OwnedFd, quiet: bool, places: &Places) -> io
             check(libc::mount(c".".as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()))?;
         }
         check(libc::chdir(c"/".as_ptr()))?;
-        // Runtimes refuse a host that has both versions of control groups; a container has none of its own. There may
-        // be none.
-        libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
+        // Runtimes refuse a host that has both versions of control groups; a container has none of its own. The second
+        // one is covered: to unmount it would wait for every processor. It may not be there.
+        let unified = c"/sys/fs/cgroup/unified".as_ptr();
+        libc::mount(PLACE.as_ptr(), unified, none, libc::MS_BIND, none.cast());
         // Runtimes give the streams to the container's user. This is not the host's device, so that one stays root's.
         // Without the right to make one there is none to give the host's away either.
         let null = c"/dev/shm/null";

@@ -59,6 +59,7 @@ pub(super) struct Application {
 /// A component: its program, its needs and its ports.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(extend("oneOf" = [{ "required": ["program"] }, { "required": ["image"] }]))]
 pub(super) struct Component {
     /// The program of a shard. With a slash: relative to the manifest's folder. Without: searched beside the manifest,
     /// beside the running executable, in the folder above that, then in `PATH`. Either this or `image`.
