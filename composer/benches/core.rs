@@ -44,6 +44,7 @@ fn application(components: [(u32, u32); 5]) -> Application {
         pool: None,
         generics: vec![],
         idle_latency_us: None,
+        oci_runtime: None,
     }
 }
 

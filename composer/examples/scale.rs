@@ -136,6 +136,7 @@ impl World {
             pool: None,
             generics: vec![],
             idle_latency_us: None,
+            oci_runtime: None,
         }
     }
 }

@@ -10,16 +10,17 @@ use crate::host::Host;
 use crate::hub::{Ending, Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
+use crate::oci::{Cache, Container, OciError, Runtime, prepare};
 use crate::resources::{Allocator, HostFile, Inventory, InventoryError, Shortage};
 use crate::scaler::{ScaleError, Scaler};
-use crate::shell::{Parts, Shell, WAKER};
+use crate::shell::{Executable, Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::region::RegionError;
 use shard_runtime::stats::StatsReader;
 use shard_runtime::wake::{Bell, create_bell};
 use shard_runtime::{barrier, clock};
-use shardkit::application::{Application, Needs};
+use shardkit::application::{Application, Component, Needs, Program};
 use shardkit::error::PortError;
 use shardkit::manifest::{Host as HostNeeds, Manifest, ManifestError, ProgramError, resolve_program};
 use shardkit::{CallId, In, Out, SendError, Wire};
@@ -60,6 +61,14 @@ pub enum StartError {
         component: String,
         /// What is wrong.
         source: ProgramError,
+    },
+    /// A component's image can't be used, or nothing is there that runs it.
+    #[error("component `{component}`: {source}")]
+    Image {
+        /// The component.
+        component: String,
+        /// What is wrong.
+        source: OciError,
     },
     /// A generic program is not there.
     #[error("generic program `{generic}`: {source}")]
@@ -145,6 +154,8 @@ pub struct Builder {
     manifest: Manifest,
     launcher: Option<PathBuf>,
     host_file: Option<PathBuf>,
+    oci_runtime: Option<PathBuf>,
+    image_cache: Option<PathBuf>,
     quiet: bool,
 }
 
@@ -161,6 +172,21 @@ impl Builder {
     #[must_use]
     pub fn host_file(mut self, path: Option<impl Into<PathBuf>>) -> Self {
         self.host_file = path.map(Into::into);
+        self
+    }
+
+    /// Names the OCI runtime that runs images: a name that is searched in `PATH`, or a path. By default it is what the
+    /// environment's `SHARD_OCI_RUNTIME` names, or the manifest, or crun.
+    #[must_use]
+    pub fn oci_runtime(mut self, runtime: impl Into<PathBuf>) -> Self {
+        self.oci_runtime = Some(runtime.into());
+        self
+    }
+
+    /// Names the folder that images are unpacked into. By default it is the user's: [`Cache::of_user`].
+    #[must_use]
+    pub fn image_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.image_cache = Some(folder.into());
         self
     }
 
@@ -296,14 +322,21 @@ impl Builder {
         Ok(())
     }
 
-    /// Where the programs are: the components' and the generic ones.
-    fn programs(&self) -> Result<(Vec<Option<PathBuf>>, Vec<PathBuf>), StartError> {
+    /// Where the programs are: the components' and the generic ones. Images are unpacked.
+    fn programs(&self) -> Result<(Vec<Option<Executable>>, Vec<PathBuf>), StartError> {
         let (me, application) = (std::env::current_exe()?, self.manifest.application());
-        let find =
-            |program: &shardkit::application::Program| resolve_program(program, self.manifest.folder(), &me);
-        let component = |component: &shardkit::application::Component| {
-            let found = component.program.as_ref().map(find).transpose();
-            found.map_err(|source| StartError::Program { component: component.name.clone(), source })
+        let find = |program: &Program| resolve_program(program, self.manifest.folder(), &me);
+        let component = |component: &Component| match &component.program {
+            Some(program) if program.image().is_some() => {
+                let found = self.container(program).map(Executable::Container);
+                let error = |source| StartError::Image { component: component.name.clone(), source };
+                found.map(Some).map_err(error)
+            }
+            program => {
+                let found = program.as_ref().map(find).transpose();
+                let error = |source| StartError::Program { component: component.name.clone(), source };
+                found.map(|path| path.map(Executable::Program)).map_err(error)
+            }
         };
         let generic = |generic: &shardkit::application::Generic| {
             let found = find(&generic.program);
@@ -312,6 +345,16 @@ impl Builder {
         let components: Result<_, _> = application.components.iter().map(component).collect();
         let generics: Result<_, _> = application.generics.iter().map(generic).collect();
         Ok((components?, generics?))
+    }
+
+    /// A component's image, ready to be run.
+    fn container(&self, program: &Program) -> Result<Container, OciError> {
+        let image = self.manifest.folder().join(program.image().unwrap_or(&program.path));
+        let image = std::path::absolute(&image).unwrap_or(image);
+        let named = self.oci_runtime.as_deref();
+        let runtime = Runtime::find(named, self.manifest.application().oci_runtime.as_deref())?;
+        let cache = self.image_cache.as_ref().map_or_else(Cache::of_user, Cache::at)?;
+        prepare(&image, program, &runtime, &cache)
     }
 }
 
@@ -409,7 +452,14 @@ pub struct SessionInfo {
 impl Composer {
     /// Prepares a composer for a manifest.
     pub fn builder(manifest: Manifest) -> Builder {
-        Builder { manifest, launcher: None, host_file: None, quiet: false }
+        Builder {
+            manifest,
+            launcher: None,
+            host_file: None,
+            oci_runtime: None,
+            image_cache: None,
+            quiet: false,
+        }
     }
 
     /// Starts a composer for the manifest in a file.

@@ -7,12 +7,14 @@
 //! Invariant: no shard outlives its composer. When the socket ends, the helper kills and reaps all its children;
 //! when the helper itself is killed, the kernel kills them (`PR_SET_PDEATHSIG`).
 
+use crate::oci::ContainerPlace;
 use crate::processes::ProcessId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
+use shard_runtime::contain::{Contain, contain};
 use shard_runtime::control::{ControlError, ControlSocket, LAUNCHER_ENV, Packet};
 use shard_runtime::isolation::{Absent, Allow, Isolation};
 use shard_runtime::process::{Ended, Spawn, Spawned, anchor, reap, spawn};
@@ -26,7 +28,7 @@ use std::{env, io};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToLauncher {
     /// Start a process. With it comes its end of its control socket, and the folder of its control group if it has one.
-    Launch(Launch),
+    Launch(Box<Launch>),
     /// A zygote has forked this child of the helper. With it comes the pidfd.
     Adopt { process: ProcessId },
 }
@@ -43,6 +45,8 @@ pub(crate) struct Launch {
     pub(crate) isolation: Option<Allow>,
     /// Whether it is a zygote, which forks.
     pub(crate) zygote: bool,
+    /// If the program is an OCI runtime, which runs a container: that one's place.
+    pub(crate) container: Option<ContainerPlace>,
 }
 
 /// What the helper answers.
@@ -262,7 +266,16 @@ fn start(
         [control, group] => (control, Some(group)),
         _ => return Err(ControlError::Garbled(format!("{} descriptors instead of 1 or 2", fds.len()))),
     };
-    answer(socket, launch.process, start_isolated(launch, control, group, jails))
+    let started = match &launch.container {
+        Some(ContainerPlace { bundle, rootfs }) => {
+            let (program, args, control, quiet) =
+                (&launch.program, &launch.args, control.as_fd(), launch.quiet);
+            contain(&Contain { program, args, control, quiet, bundle, rootfs })
+                .map(|process| Started { process, outside: 0 })
+        }
+        None => start_isolated(launch, control, group, jails),
+    };
+    answer(socket, launch.process, started)
 }
 
 /// What the kernel says if a group can't be entered: it has no such call, or no such group, or this process may not.

@@ -39,6 +39,7 @@ mod hub;
 mod inner;
 mod launcher;
 mod load;
+pub mod oci;
 pub mod policy;
 mod processes;
 pub mod resources;

@@ -24,6 +24,7 @@ use crate::hub::{Hub, Slow, shard_of, slot};
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
 use crate::load::Gauge;
+use crate::oci::Container;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
 use crate::resources::{Grant, Shortage};
 use crate::scaler::Scaler;
@@ -93,7 +94,7 @@ pub(crate) struct Shell {
     poll: Poll,
     slow: crossbeam::channel::Receiver<Slow>,
     launcher: Option<Launcher>,
-    programs: Vec<Option<PathBuf>>,
+    programs: Vec<Option<Executable>>,
     quiet: bool,
     processes: Processes,
     sources: Sources,
@@ -122,12 +123,21 @@ pub(crate) struct Shell {
     told_absent: HashSet<Absent>,
 }
 
+/// What is started for a component.
+#[derive(Clone)]
+pub(crate) enum Executable {
+    /// A program of the host.
+    Program(PathBuf),
+    /// An image, in a container.
+    Container(Container),
+}
+
 /// What the shell is made of.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) slow: crossbeam::channel::Receiver<Slow>,
     pub(crate) launcher: Launcher,
-    pub(crate) programs: Vec<Option<PathBuf>>,
+    pub(crate) programs: Vec<Option<Executable>>,
     pub(crate) generic_programs: Vec<PathBuf>,
     pub(crate) quiet: bool,
     pub(crate) embed_bell: Option<Region>,

@@ -7,6 +7,8 @@ pub mod clock;
 #[cfg(all(feature = "conformance", not(loom)))]
 pub mod conformance;
 #[cfg(not(loom))]
+pub mod contain;
+#[cfg(not(loom))]
 pub mod control;
 mod copy;
 pub mod frame;

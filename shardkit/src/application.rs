@@ -7,7 +7,7 @@ use crate::pool::{Pool, Scale};
 use serde::{Deserialize, Serialize};
 use shard_runtime::id::{ComponentId, PortId};
 pub use shard_runtime::isolation::Allow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The largest number of sessions that one shard may hold.
 pub const CAPACITY_MAX: u32 = 65_536;
@@ -80,7 +80,12 @@ pub struct Application {
     pub generics: Vec<Generic>,
     /// How long a sleeping processor of the host may take to wake, in microseconds; `None` for what the kernel does.
     pub idle_latency_us: Option<u32>,
+    /// The OCI runtime that runs images: a name or a path; `None` for the first that is found.
+    pub oci_runtime: Option<PathBuf>,
 }
+
+/// What an image is called by: `oci:PATH`.
+pub const IMAGE_PREFIX: &str = "oci:";
 
 /// The longest that can be asked of the host's processors, in microseconds.
 pub const IDLE_LATENCY_US_MAX: u32 = 1_000_000;
@@ -175,12 +180,19 @@ impl Spares {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// As the manifest writes it. With a slash: relative to the manifest's folder. Without: searched beside the
-    /// manifest, beside the running executable, in the folder above that, then in `PATH`.
+    /// manifest, beside the running executable, in the folder above that, then in `PATH`. For an image: `oci:PATH`.
     pub path: PathBuf,
     /// The arguments after the program's name.
     pub args: Vec<String>,
     /// Environment variables on top of the inherited ones.
     pub env: Vec<(String, String)>,
+}
+
+impl Program {
+    /// The path of the OCI image or bundle that is run instead of a program, relative to the manifest's folder.
+    pub fn image(&self) -> Option<&Path> {
+        self.path.to_str()?.strip_prefix(IMAGE_PREFIX).map(Path::new)
+    }
 }
 
 /// How many shards of a component there are.

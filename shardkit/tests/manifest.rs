@@ -271,7 +271,10 @@ fn the_schema_names_every_key_refuses_others_and_shows_defaults() {
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], serde_json::json!(["application"]));
     let component = &schema["$defs"]["Component"];
-    assert_eq!(component["required"], serde_json::json!(["program"]));
+    assert_eq!(
+        component["oneOf"],
+        serde_json::json!([{ "required": ["program"] }, { "required": ["image"] }])
+    );
     assert_eq!(component["additionalProperties"], false);
     assert_eq!(component["properties"]["capacity"]["maximum"], CAPACITY_MAX);
     assert_eq!(component["properties"]["capacity"]["default"], 1);

@@ -111,7 +111,44 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 27 keys are `program`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms`, `stop_timeout_ms` …"
+        "5:1: unknown key `a`b`; the 28 keys are `program`, `image`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms` …"
+    );
+}
+
+#[test]
+fn a_component_is_a_program_or_an_image() {
+    assert_eq!(
+        in_component("image = 'oci:a.tar'"),
+        "5:9: component `ai` has both `program` and `image`; leave one of them out"
+    );
+    let image = |lines: &str| below_head(&format!("[component.ai]\n{lines}"));
+    for wrong in ["a.tar", "oci:", "docker:a"] {
+        assert_eq!(
+            image(&format!("image = '{wrong}'")),
+            format!(
+                "4:9: `image` can't be `{wrong}`; write `oci:` and the path of an image layout, of an archive, or of a bundle"
+            )
+        );
+    }
+    assert_eq!(
+        image("program = 'oci:a.tar'"),
+        "4:11: `program` names the image `oci:a.tar`; write `image = …` instead"
+    );
+    assert_eq!(
+        image("image = 'oci:a.tar'\nzygote = true"),
+        "3:12: component `ai` is an image, and no zygote can fork a container; leave `zygote` out"
+    );
+    assert_eq!(
+        image("image = 'oci:a.tar'\nmax = 2\nfrozen = 1"),
+        "6:10: component `ai` is an image, whose containers can't be frozen; leave `frozen` out"
+    );
+    assert_eq!(
+        image("image = 'oci:a.tar'\n[generic.any]\nprogram = 'p'\ncomponents = ['ai']"),
+        "7:15: `ai` is an image, and no process becomes a container; leave it out"
+    );
+    assert_eq!(
+        headline("[application]\nname = 'a'\noci_runtime = ''\n[component.b]\nprogram = 'b'"),
+        "3:15: `oci_runtime` can't be ``; name one such as `crun`, or give the path of one"
     );
 }
 
@@ -125,11 +162,11 @@ fn a_missing_key_is_named() {
     assert_eq!(headline("[application]\ncycles = true"), "1:1: the key `name` is missing; add `name = …`");
     assert_eq!(
         below_head("[component.ai]\ncapacity = 1"),
-        "3:1: the key `program` is missing; add `program = …`"
+        "3:12: component `ai` has neither `program` nor `image`; add `program = …`, or `image = \"oci:PATH\"`"
     );
     assert_eq!(
         below_head("[component.ai.in]\na = 'A'"),
-        "3:12: the key `program` is missing; add `program = …`"
+        "3:12: component `ai` has neither `program` nor `image`; add `program = …`, or `image = \"oci:PATH\"`"
     );
     assert_eq!(in_component("in.a = { reply = 'A' }"), "5:8: the key `type` is missing; add `type = …`");
     assert_eq!(in_component("out.a = { type = 'A' }"), "5:9: the key `to` is missing; add `to = …`");
@@ -185,7 +222,7 @@ fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
     assert_eq!(below_head("[component]\nai = 3"), "4:6: wrong type: integer `3`; write a table");
     assert_eq!(
         below_head("component = []"),
-        "3:1: unknown key `component`; the keys are `name`, `cycles`, `idle_latency_us`"
+        "3:1: unknown key `component`; the keys are `name`, `cycles`, `idle_latency_us`, `oci_runtime`"
     );
     assert_eq!(headline("application = 'arena'"), "1:15: wrong type: string \"arena\"; write a table");
     assert_eq!(

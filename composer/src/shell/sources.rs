@@ -7,11 +7,12 @@
 //! first time, because it would take no longer by itself; when the zygote dies, what it owes is started cold. A source
 //! that fails is started again, later each time.
 
-use super::{LaunchError, Shell, errno};
+use super::{Executable, LaunchError, Shell, errno};
 use crate::backoff::Backoff;
 use crate::core::{Exit, Tier};
 use crate::inner::Source;
 use crate::launcher::{Launch, ToLauncher};
+use crate::oci::Container;
 use crate::processes::{ProcessId, Role};
 use shard_runtime::clock;
 use shard_runtime::control::{ControlSocket, FromShard, ToShard, Zygote as ZygoteMessage};
@@ -194,16 +195,30 @@ impl Shell {
     pub(super) fn start_process(
         &mut self,
         role: Role,
-        path: PathBuf,
+        executable: Executable,
         program: &Program,
         isolation: Option<Allow>,
     ) -> Result<ProcessId, LaunchError> {
         let (process, theirs) = self.processes.add(role)?;
-        let (args, env, quiet) = (program.args.clone(), program.env.clone(), self.quiet);
+        let quiet = self.quiet;
         let zygote = matches!(role, Role::Zygote(_));
-        let launch = Launch { process, program: path, args, env, quiet, isolation, zygote };
-        let launch = ToLauncher::Launch(launch);
-        let group = self.processes.groups.make(process, self.limits(role));
+        // A container's limits are its runtime's.
+        let group = match &executable {
+            Executable::Program(_) => self.processes.groups.make(process, self.limits(role)),
+            Executable::Container(_) => None,
+        };
+        let launch = match executable {
+            Executable::Program(path) => {
+                let (args, env) = (program.args.clone(), program.env.clone());
+                Launch { process, program: path, args, env, quiet, isolation, zygote, container: None }
+            }
+            // Arguments and environment are in its configuration.
+            Executable::Container(Container { runtime, arguments, place }) => {
+                let (program, args, env, container) = (runtime, arguments, Vec::new(), Some(place));
+                Launch { process, program, args, env, quiet, isolation: None, zygote, container }
+            }
+        };
+        let launch = ToLauncher::Launch(Box::new(launch));
         let fds: Vec<_> = [theirs.as_fd()].into_iter().chain(group.as_ref().map(AsFd::as_fd)).collect();
         let launcher = self.launcher.as_ref().ok_or(LaunchError::NoLauncher);
         match launcher.and_then(|launcher| Ok(launcher.socket.send(&launch, &fds)?)) {
@@ -222,7 +237,7 @@ impl Shell {
         self.sources.changed = true;
         // What it can become is isolated alike.
         let isolation = application.component(generic.components[0]).isolation.clone();
-        match self.start_process(Role::Spare(at), path, &generic.program, isolation) {
+        match self.start_process(Role::Spare(at), Executable::Program(path), &generic.program, isolation) {
             Ok(process) => self.sources.spares[at].starting.push(process),
             Err(error) => {
                 let wait = self.sources.spares[at].backoff.failed(clock::now_ns(), 0);
@@ -254,8 +269,8 @@ impl Shell {
         let application = std::sync::Arc::clone(&self.inner.application);
         let isolation = application.component(component).isolation.clone();
         let program = application.component(component).program.as_ref().ok_or(LaunchError::NoProgram)?;
-        let path = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
-        self.start_process(role, path, program, isolation)
+        let executable = self.programs[usize::from(component.0)].clone().ok_or(LaunchError::NoProgram)?;
+        self.start_process(role, executable, program, isolation)
     }
 
     // Spares.

@@ -18,6 +18,7 @@ pub(crate) fn application() -> Made {
         pool: None,
         generics: vec![],
         idle_latency_us: None,
+        oci_runtime: None,
     })
 }
 

@@ -28,6 +28,9 @@ struct Options {
     /// The manifest; by default `arena.toml` beside this program, or else in its source.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
+    /// Runs all components as containers, from an image of this program that it makes first.
+    #[arg(long)]
+    containers: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,5 +54,6 @@ fn run(options: Options) -> Result<ExitCode> {
         seconds: options.seconds.map(u32::from),
         out: options.out.map_or_else(host::default_folder, Ok)?,
         manifest: options.manifest.map_or_else(host::default_manifest, Ok)?,
+        containers: options.containers,
     })
 }

@@ -59,15 +59,17 @@
 //! | --- | --- | --- |
 //! | `name` | required | the application's name, in logs and file names |
 //! | `idle_latency_us` | the kernel's choice | how long a sleeping processor of this host may take to wake. 0 keeps them from sleeping: shards that sleep wake in half the time or less, and the idle processors use as much power as busy ones. Needs the right to write `/dev/cpu_dma_latency` |
+//! | `oci_runtime` | `crun` | the OCI runtime that runs images: a name or a path |
 //! | `cycles` | `false` | whether components may call each other in a circle; calls to the embedder never count |
 //!
 //! `[component.NAME]`, at least one:
 //!
 //! | key | default | meaning |
 //! | --- | --- | --- |
-//! | `program` | required | what a shard runs: see [`resolve_program`] |
-//! | `args` | `[]` | the arguments after the program's name |
-//! | `env` | `{}` | environment variables. Of the composer's own an isolated shard inherits `PATH`, `LANG`, `LC_ALL`, `TZ`, `TERM`, `RUST_LOG` and `RUST_BACKTRACE` alone, one that is not isolated all |
+//! | `program` | required, or `image` | what a shard runs: see [`resolve_program`] |
+//! | `image` | none | the OCI image or bundle that a shard runs in a container, instead of a program: `"oci:PATH"`, relative to the manifest's folder; a folder with an image layout or a bundle, or an archive in image layout or of `docker save`. Not with `zygote` or `frozen` |
+//! | `args` | `[]` | the arguments after the program's name; of an image, instead of its own after the entry point, if there are any |
+//! | `env` | `{}` | environment variables. Of the composer's own an isolated shard inherits `PATH`, `LANG`, `LC_ALL`, `TZ`, `TERM`, `RUST_LOG` and `RUST_BACKTRACE` alone, one that is not isolated all; of an image, on top of its own alone |
 //! | `capacity` | `1` | sessions per shard, 1 to 65536 |
 //! | `warm` | `1` | shards kept running and wired before anyone asks, 0 to 100000 |
 //! | `max` | `warm`, at least 1 | never more shards than this, 1 to 100000 |
@@ -170,6 +172,7 @@ mod allow;
 mod at;
 mod calls;
 mod error;
+mod image;
 mod limits;
 mod needs;
 mod nesting;

@@ -50,17 +50,25 @@ pub(super) struct Application {
     /// they poll while they are idle.
     #[schemars(range(max = IDLE_LATENCY_US_MAX))]
     pub(super) idle_latency_us: Option<At<Whole>>,
+    /// The OCI runtime that runs images: its name or its path. Without it `crun`, if that is in `PATH`.
+    #[schemars(length(min = 1))]
+    pub(super) oci_runtime: Option<At<String>>,
 }
 
 /// A component: its program, its needs and its ports.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]
+#[schemars(extend("oneOf" = [{ "required": ["program"] }, { "required": ["image"] }]))]
 pub(super) struct Component {
     /// The program of a shard. With a slash: relative to the manifest's folder. Without: searched beside the manifest,
-    /// beside the running executable, in the folder above that, then in `PATH`.
+    /// beside the running executable, in the folder above that, then in `PATH`. Either this or `image`.
     #[schemars(length(min = 1))]
-    pub(super) program: At<String>,
-    /// The arguments after the program's name.
+    pub(super) program: Option<At<String>>,
+    /// The OCI image or bundle that a shard runs in a container, instead of a program: `oci:PATH`, relative to the
+    /// manifest's folder. A folder or an archive.
+    #[schemars(extend("pattern" = "^oci:."))]
+    pub(super) image: Option<At<String>>,
+    /// The arguments after the program's name, or after the image's entry point.
     #[serde(default)]
     pub(super) args: Vec<At<String>>,
     /// Environment variables on top of the inherited ones.

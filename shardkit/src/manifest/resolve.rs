@@ -7,7 +7,7 @@ use super::calls::{self, Calls};
 use super::error::{Problem, did_you_mean};
 use super::limits::{amount, bytes, check_count, check_name, whole};
 use super::ports::{End, Names, check_ports, inputs};
-use super::{EMBEDDER, allow, pool, quantity, raw};
+use super::{EMBEDDER, allow, image, pool, quantity, raw};
 use crate::application::*;
 use crate::pool::Scale;
 use shard_runtime::id::ComponentId;
@@ -45,6 +45,7 @@ pub(super) fn resolve(raw: &raw::Manifest) -> Result<Application, Problem> {
         pool: raw.pool.as_ref().map(pool::pool).transpose()?,
         generics: Vec::new(),
         idle_latency_us: None,
+        oci_runtime: raw.application.oci_runtime.as_ref().map(image::runtime).transpose()?,
     };
     if let Some(latency) = &raw.application.idle_latency_us {
         application.idle_latency_us =
@@ -85,7 +86,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
     check_ports(&raw.inputs, &raw.outputs)?;
     Ok(Component {
         name: name.value.clone(),
-        program: Some(program(&raw.program, &raw.args, &raw.env)?),
+        program: Some(program(image::program_or_image(name, raw)?, &raw.args, &raw.env)?),
         capacity: whole(&raw.capacity, "capacity", 1, CAPACITY_MAX.into())? as u32,
         shards: shards(raw)?,
         needs: Needs {
@@ -287,6 +288,10 @@ fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<
                 let cure =
                     "give both the same `isolation` and `allow`: a process is isolated before it is either";
                 return Err(Problem::at(&component.span, what, cure));
+            }
+            if application.component(id).program.as_ref().is_some_and(|program| program.image().is_some()) {
+                let what = format!("`{}` is an image, and no process becomes a container", component.value);
+                return Err(Problem::at(&component.span, what, "leave it out"));
             }
             generic.components.push(id);
         }

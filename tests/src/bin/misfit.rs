@@ -127,6 +127,8 @@ fn main() -> Result<()> {
         "flood" | "generous" | "scribble" | "thief" => by_hand(&way),
         "embed" => embed(),
         "embed-tiers" => embed_tiers(),
+        "embed-warm" => embed_warm(true),
+        "embed-loud" => embed_warm(false),
         "any" => shardkit::run_any(
             Components::new()
                 .with("one", |config| Misfit::new("one", config))
@@ -223,6 +225,24 @@ fn embed_tiers() -> Result<()> {
     let pids = shards.iter().map(|shard| shard.pid);
     let pids = pids.chain(composer.sources().into_iter().map(|source| source.pid));
     println!("{}", pids.map(|pid| pid.to_string()).collect::<Vec<_>>().join(" "));
+    forever()
+}
+
+/// As [`embed`], with the warm shards of the manifest on standard input and images in the folder that is named. If it is
+/// not quiet, it asks one of them something.
+fn embed_warm(quiet: bool) -> Result<()> {
+    let manifest = Manifest::parse(&std::io::read_to_string(std::io::stdin())?, "warm.toml")?;
+    let images = std::env::args_os().nth(2).unwrap_or_default();
+    let builder = Composer::builder(manifest).launcher(std::env::current_exe()?).image_cache(images);
+    let composer = builder.quiet(quiet).start()?;
+    composer.wait_warm(shard_tests::PATIENCE)?;
+    println!("warm");
+    if !quiet {
+        let port = composer.output::<Bytes, Bytes>("echo")?;
+        let session = composer.compose("default")?;
+        session.send(&port, &Bytes(b"?".to_vec()))?;
+        forever()
+    }
     forever()
 }
 

@@ -4,6 +4,7 @@ use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use shard_composer::oci::Runtime;
 use shard_composer::resources::limits::{Facts, Limit, State, limits};
 use shard_composer::resources::{HostFile, Inventory};
 use shard_runtime::region::Region;
@@ -157,6 +158,13 @@ fn findings(inventory: &Inventory) -> Vec<Finding> {
         Region::create("doctor", 4096).is_ok(),
         "memfd with seals".into(),
         "needs Linux 3.17 and a sandbox that allows memfd_create; without it nothing runs",
+    ));
+    let runtime = Runtime::find(None, None);
+    all.push(finding(
+        "containers",
+        runtime.is_ok(),
+        runtime.map_or_else(|_| "no OCI runtime".to_owned(), |runtime| runtime.to_string()),
+        "apt-get install crun, or name a runtime in SHARD_OCI_RUNTIME; only components with `image` need it",
     ));
     let governor =
         fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").unwrap_or_default();

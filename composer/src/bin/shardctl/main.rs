@@ -3,6 +3,7 @@
 mod backtest;
 mod bench;
 mod doctor;
+mod image;
 mod local;
 mod replay;
 mod tiers;
@@ -69,6 +70,8 @@ enum Verb {
     Schema,
     /// Check a manifest.
     Check(ManifestArg),
+    /// OCI images of components.
+    Image(image::Image),
     /// Look at this host: what it offers, what is missing, and what to type.
     Doctor(doctor::Doctor),
 }
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
             let application = manifest.application();
             println!("`{}` is well: {} components", application.name, application.components.len());
         }),
+        Verb::Image(image) => image.run(),
         Verb::Doctor(doctor) => doctor.run(),
     };
     match outcome {

@@ -4,6 +4,7 @@
 //! Invariant: whatever happens to a match, the others go on, and no shard is left when this returns.
 
 mod board;
+mod containers;
 mod people;
 mod plan;
 mod play;
@@ -39,6 +40,8 @@ pub(crate) struct Order {
     pub(crate) seconds: Option<u32>,
     pub(crate) out: PathBuf,
     pub(crate) manifest: PathBuf,
+    /// Whether the components are containers.
+    pub(crate) containers: bool,
 }
 
 /// Cargo's target folder if this program lies in it, or else the current folder.
@@ -65,8 +68,12 @@ pub(crate) fn run(order: &Order) -> Result<ExitCode> {
         .map_err(|e| Error::new(format!("no folder {} for the pictures: {e}", order.out.display())))?;
     let stop = stop_on_signals()?;
     let begin = Instant::now();
-    let composer =
-        Composer::builder(Manifest::read(&order.manifest)?).launcher(env::current_exe()?).start()?;
+    let manifest = if order.containers {
+        containers::manifest(&order.manifest, &order.out)?
+    } else {
+        Manifest::read(&order.manifest)?
+    };
+    let composer = Composer::builder(manifest).launcher(env::current_exe()?).start()?;
     composer.wait_warm(WARM_TIMEOUT)?;
     let warm = begin.elapsed();
     let rehearsal = rehearse(&composer)?;
