@@ -166,6 +166,15 @@ fn findings(inventory: &Inventory) -> Vec<Finding> {
         runtime.map_or_else(|_| "no OCI runtime".to_owned(), |runtime| runtime.to_string()),
         "apt-get install crun, or name a runtime in SHARD_OCI_RUNTIME; only components with `image` need it",
     ));
+    let latency = "/dev/cpu_dma_latency";
+    let can_ask = rustix::fs::access(latency, rustix::fs::Access::WRITE_OK).is_ok();
+    let found = if can_ask { "processors can be kept from it" } else { "it can't be kept from processors" };
+    all.push(finding(
+        "sleep",
+        can_ask,
+        format!("{found}: {latency}"),
+        "run the composer as root, or give its user the device; only `idle_latency_us` needs it",
+    ));
     let governor =
         fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").unwrap_or_default();
     if !governor.is_empty() {
