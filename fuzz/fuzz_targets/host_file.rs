@@ -18,6 +18,7 @@ fuzz_target!(|text: &str| {
         share_millicores: 500,
         memory_bytes: 1,
         huge_pages_bytes: 1,
+        processes: 64,
         gpu_memory_bytes: 1,
         bandwidth_bits_per_s: 1,
     };
