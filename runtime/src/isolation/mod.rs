@@ -2,11 +2,11 @@
 //!
 //! A shard gets user, mount, pid, ipc, net, uts and cgroup namespaces of its own, a root that can only be read and holds
 //! its program, what the dynamic loader needs and what its component declares ([`Allow`]), no capability and no way to
-//! get one, a list of system calls ([`filter`]), a Landlock ruleset, and no descriptor but the standard streams and its
+//! get one, a list of system calls (`filter`), a Landlock ruleset, and no descriptor but the standard streams and its
 //! control socket.
 //!
-//! All that needs memory or thought is prepared before the process is there ([`Isolation::new`], [`Isolation::ready`]);
-//! what runs in it until its program does are system calls ([`enter`]).
+//! All that needs memory or thought is prepared before the process is there ([`Isolation::new`]);
+//! what runs in it until its program does are system calls (`enter`).
 //!
 //! Invariant: a measure that this host refuses is left out and told ([`Absent`]), never silently; none of the others is
 //! left out with it.
