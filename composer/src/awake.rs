@@ -12,8 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-/// Where the kernel takes such requests.
-pub(crate) const DEVICE: &str = "/dev/cpu_dma_latency";
+/// Where the kernel is asked how long a processor may take to wake.
+pub const LATENCY_DEVICE: &str = "/dev/cpu_dma_latency";
 
 /// See the head of this file.
 pub(crate) struct Awake {
@@ -24,7 +24,7 @@ impl Awake {
     /// Asks that no processor takes longer than this to wake. `None` if the kernel does not let us, which is logged:
     /// everything works, only later.
     pub(crate) fn ask(latency_us: u32) -> Option<Self> {
-        match request(Path::new(DEVICE), latency_us) {
+        match request(Path::new(LATENCY_DEVICE), latency_us) {
             Ok(request) => {
                 tracing::info!(latency_us, "processors wake within");
                 Some(Self { _request: request })
@@ -32,7 +32,7 @@ impl Awake {
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    "`idle_latency_us` is left out: {DEVICE} can't be written; run the composer as root, or give its user the device (`chown USER {DEVICE}`)"
+                    "`idle_latency_us` is left out: {LATENCY_DEVICE} can't be written; run the composer as root, or give its user the device (`chown USER {LATENCY_DEVICE}`)"
                 );
                 None
             }

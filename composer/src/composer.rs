@@ -326,9 +326,10 @@ impl Builder {
     fn programs(&self) -> Result<(Vec<Option<Executable>>, Vec<PathBuf>), StartError> {
         let (me, application) = (std::env::current_exe()?, self.manifest.application());
         let find = |program: &Program| resolve_program(program, self.manifest.folder(), &me);
+        let mut ground = None;
         let component = |component: &Component| match &component.program {
             Some(program) if program.image().is_some() => {
-                let found = self.container(program).map(Executable::Container);
+                let found = self.container(program, &mut ground).map(Executable::Container);
                 let error = |source| StartError::Image { component: component.name.clone(), source };
                 found.map(Some).map_err(error)
             }
@@ -347,14 +348,22 @@ impl Builder {
         Ok((components?, generics?))
     }
 
-    /// A component's image, ready to be run.
-    fn container(&self, program: &Program) -> Result<Container, OciError> {
+    /// A component's image, ready to be run. What runs images and where they are kept is looked for with the first.
+    fn container(
+        &self,
+        program: &Program,
+        ground: &mut Option<(Runtime, Cache)>,
+    ) -> Result<Container, OciError> {
         let image = self.manifest.folder().join(program.image().unwrap_or(&program.path));
         let image = std::path::absolute(&image).unwrap_or(image);
-        let named = self.oci_runtime.as_deref();
-        let runtime = Runtime::find(named, self.manifest.application().oci_runtime.as_deref())?;
-        let cache = self.image_cache.as_ref().map_or_else(Cache::of_user, Cache::at)?;
-        prepare(&image, program, &runtime, &cache)
+        if ground.is_none() {
+            let by_manifest = self.manifest.application().oci_runtime.as_deref();
+            let runtime = Runtime::find(self.oci_runtime.as_deref(), by_manifest)?;
+            let cache = self.image_cache.as_ref().map_or_else(Cache::of_user, Cache::at)?;
+            *ground = Some((runtime, cache));
+        }
+        let (runtime, cache) = ground.as_ref().expect("it was just looked for");
+        prepare(&image, program, runtime, cache)
     }
 }
 

@@ -47,6 +47,7 @@ pub mod scaler;
 mod shell;
 pub mod trace;
 
+pub use awake::LATENCY_DEVICE;
 pub use composer::{
     Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, Session, SessionInfo, ShardInfo,
     StartError,

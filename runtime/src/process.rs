@@ -1,4 +1,4 @@
-//! Starting a shard's process: the one place that forks.
+//! Starting a shard's process. (What runs a container is started in [`crate::contain`].)
 //!
 //! The composer's launch helper forks and execs ([`spawn`]): the child gets one descriptor, its control socket, and is
 //! isolated if it is to be ([`crate::isolation`]). A zygote, which has one thread, forks a copy of itself

@@ -1,8 +1,12 @@
 //! Integration tests with real processes: what they share.
 
+use rustix::process::{Pid, Signal, kill_process};
 use shard_composer::{Composer, ShardInfo, Source};
 use shardkit::manifest::Manifest;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for something that takes milliseconds: long enough for a crowded machine.
@@ -34,6 +38,39 @@ pub fn manifest_text(misfit: &Path, ways: &[&str], extra: &str) -> String {
 pub fn start(misfit: &Path, text: &str) -> Composer {
     let manifest = Manifest::parse(text, "faults.toml").unwrap_or_else(|error| panic!("{error}"));
     Composer::builder(manifest).launcher(misfit).quiet(true).start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Starts a program that holds a composer, gives it a manifest's text, and hears its first line.
+///
+/// # Panics
+/// If it does not start, or ends before it says anything.
+pub fn embedder(command: &mut Command, text: &str) -> (Child, String) {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut embedder = command.spawn().expect("the embedder starts");
+    // It may read none, and have closed its end.
+    let _ = embedder.stdin.take().expect("piped").write_all(text.as_bytes());
+    let mut line = String::new();
+    BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).expect("it says something");
+    (embedder, line)
+}
+
+/// Sends a signal to a process.
+///
+/// # Panics
+/// If the process is not there.
+pub fn kill(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process number");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// What the kernel's `status` file says of a process.
+///
+/// # Panics
+/// If the process is not there.
+pub fn status(pid: u32) -> HashMap<String, String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let lines = status.lines().filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
 /// Waits until `done` holds.

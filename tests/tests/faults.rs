@@ -1,18 +1,19 @@
 //! Every fault that a shard, a manifest or a kill can bring about on one host, with real processes.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use shard_composer::{ComposeError, Composer, Ending, ReceiveError, StartError};
 use shard_runtime::control::SPEC_BYTES_MAX;
-use shard_tests::{PATIENCE, alive, descriptors, manifest_text, ready_shard, start, wait_until};
+use shard_tests::{
+    PATIENCE, alive, descriptors, embedder, kill, manifest_text, ready_shard, start, wait_until,
+};
 use shardkit::SendError;
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,11 +25,6 @@ fn misfit() -> &'static Path {
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn kill(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("a process number");
-    kill_process(pid, signal).expect("the process is there");
 }
 
 /// A session over `way` answers what it is asked.
@@ -238,10 +234,7 @@ fn a_killed_shard_is_noticed_its_sessions_end_with_an_error_and_nothing_is_left(
 #[test]
 fn a_killed_composer_leaves_no_process_behind() {
     let _alone = alone();
-    let mut embedder =
-        Command::new(misfit()).arg("embed").stdout(Stdio::piped()).spawn().expect("the embedder starts");
-    let mut line = String::new();
-    BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).unwrap();
+    let (mut embedder, line) = embedder(Command::new(misfit()).arg("embed"), "");
     let pids: Vec<u32> =
         line.split_whitespace().map(|pid| pid.parse().unwrap()).filter(|pid| *pid != 0).collect();
     assert_eq!(pids.len(), 2, "{line}");

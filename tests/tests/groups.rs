@@ -4,15 +4,14 @@
 //! Where this process can make no such groups there is nothing to read back; the tests say so and pass. With
 //! `SHARD_GROUPS=required` in the environment, as in the guests of the test bed, they fail instead.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use shard_composer::core::Tier;
 use shard_composer::{Composer, Session};
-use shard_tests::{PATIENCE, alive, manifest_text, ready_shard, sources, start, wait_until};
+use shard_tests::{PATIENCE, alive, embedder, kill, manifest_text, ready_shard, sources, start, wait_until};
 use shardkit::prelude::Bytes;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,10 +118,6 @@ fn neighbour(composer: &Composer, when: &str) {
     println!("neighbour, {when}: p50 {:?}, p99 {:?}", took[100], took[198]);
 }
 
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid as i32).expect("a number"), Signal::KILL).expect("it is there");
-}
-
 #[test]
 fn each_limit_is_read_back_from_the_kernel() {
     let Some(_alone) = alone(&["memory.max", "pids.max", "cpu.weight"]) else { return };
@@ -135,7 +130,7 @@ fn each_limit_is_read_back_from_the_kernel() {
     let composer = start(intruder(), &text);
     sources(&composer);
     // The first was perhaps started before there was a spare.
-    kill(ready_shard(&composer, "spare").pid);
+    kill(ready_shard(&composer, "spare").pid, Signal::KILL);
     wait_until("a spare takes its place", || {
         composer.starts("spare").last().is_some_and(|start| start.tier == Tier::Generic)
     });
@@ -240,7 +235,7 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
             assert!(!allowed(&thread).contains('-'), "another may run on its core");
         }
         neighbour(&composer, "beside a partition");
-        kill(shard.pid);
+        kill(shard.pid, Signal::KILL);
         wait_until("another has the core", || {
             composer.shards().iter().any(|s| s.component == "attack" && s.pid != shard.pid && s.pid != 0)
         });
@@ -270,7 +265,7 @@ fn forks_without_end_are_stopped_by_the_group_and_told() {
         let fault = composer.fault("attack").unwrap();
         assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
         let all = processes(&group);
-        kill(shard.pid);
+        kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
         neighbour(&composer, "after");
     }
@@ -309,7 +304,7 @@ fn a_shard_that_spins_on_every_core_leaves_its_neighbours_their_share() {
     let shard = ready_shard(&composer, "attack");
     assert!(ask(&composer, "attack", "spin").starts_with("done"));
     neighbour(&composer, "beside a spinning shard");
-    kill(shard.pid);
+    kill(shard.pid, Signal::KILL);
     neighbour(&composer, "after");
 }
 
@@ -324,7 +319,7 @@ fn a_process_that_a_shard_forks_early_is_in_its_group_and_ends_with_it() {
     // It lives on without the shard's group.
     let strays: Vec<u32> = all.into_iter().filter(|pid| *pid != shard.pid).collect();
     assert!(strays.iter().all(|pid| shard_tests::parent(*pid) != Some(shard.pid)));
-    kill(shard.pid);
+    kill(shard.pid, Signal::KILL);
     wait_until("all are gone", || strays.iter().all(|pid| !alive(*pid)));
     wait_until("its group is gone", || !group.exists());
     neighbour(&composer, "after");
@@ -339,7 +334,7 @@ fn children_that_a_shard_leaves_behind_are_killed_with_its_group() {
     let group = group(shard.pid);
     let all = processes(&group);
     assert_eq!(all.len(), 4);
-    kill(shard.pid);
+    kill(shard.pid, Signal::KILL);
     wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)));
     wait_until("its group is gone", || !group.exists());
     neighbour(&composer, "after");
@@ -367,15 +362,7 @@ fn what_a_killed_composer_left_is_freed_by_the_next_one() {
     let cores =
         if std::thread::available_parallelism().map_or(1, usize::from) > 1 { "cores = 1" } else { "" };
     let text = manifest(&["attack"], &format!("isolation = \"none\"\n{cores}"));
-    let mut embedder = Command::new(intruder())
-        .arg("embed")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the embedder starts");
-    embedder.stdin.take().expect("piped").write_all(text.as_bytes()).unwrap();
-    let mut line = String::new();
-    BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).unwrap();
+    let (mut embedder, line) = embedder(Command::new(intruder()).arg("embed"), &text);
     let shard: u32 = line.trim().parse().unwrap();
     let (group, all) = (group(shard), processes(&group(shard)));
     assert_eq!(all.len(), 4, "{all:?}");

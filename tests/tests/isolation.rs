@@ -2,15 +2,16 @@
 //!
 //! Where the host allows no user namespaces to this process there is nothing to attack; the tests say so and pass.
 
-use rustix::process::{Pid, Signal, kill_process};
-use shard_composer::{Composer, ReceiveError, ShardInfo};
+use rustix::process::Signal;
+use shard_composer::{Composer, ReceiveError};
 use shard_runtime::control::CONTROL_ENV;
 use shard_runtime::isolation::{Measure, TASKS_MAX, probe};
 use shard_runtime::process::INHERITED;
-use shard_tests::{PATIENCE, alive, manifest_text, parent, ready_shard, sources, start, wait_until};
+use shard_tests::{
+    PATIENCE, alive, kill, manifest_text, parent, ready_shard, sources, start, status, wait_until,
+};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
-use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -74,12 +75,6 @@ fn works_without_isolation(attack: &str) {
     let composer = composer("attack", "isolation = \"none\"");
     let answer = ask(&composer, "attack", attack);
     assert!(answer.starts_with("done"), "{attack} does not even work without isolation: {answer}");
-}
-
-fn status(pid: u32) -> HashMap<String, String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
-    let lines = status.lines().filter_map(|line| line.split_once(':'));
-    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -311,14 +306,10 @@ fn what_a_shard_leaves_behind_dies_with_it() {
         assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
         let left = children(shard.pid);
         assert_eq!(left.len(), 3);
-        kill(&shard);
+        kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
         echoes(&composer);
     }
-}
-
-fn kill(shard: &ShardInfo) {
-    kill_process(Pid::from_raw(shard.pid as i32).expect("a number"), Signal::KILL).expect("it is there");
 }
 
 #[test]
@@ -334,7 +325,7 @@ fn a_shard_that_forks_without_end_is_bounded_and_its_children_die_with_it() {
         echoes(&composer);
         let left = children(shard.pid);
         assert_eq!(left.len() as u64, forked);
-        kill(&shard);
+        kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
         echoes(&composer);
     }

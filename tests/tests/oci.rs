@@ -2,12 +2,11 @@
 
 use shard_composer::Composer;
 use shard_composer::oci::{Cache, Limits, Order, Runtime, build};
-use shard_tests::{PATIENCE, alive, ready_shard, wait_until};
+use shard_tests::{PATIENCE, alive, embedder, ready_shard, status, wait_until};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::*;
-use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -69,13 +68,6 @@ fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-fn status(pid: u32) -> HashMap<String, String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let pair =
-        |line: &str| line.split_once(":").map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
-    text.lines().filter_map(pair).collect()
-}
-
 #[test]
 fn a_shard_in_a_container_answers_and_reaches_nothing_else() {
     let Some(place) = place() else { return };
@@ -135,17 +127,9 @@ fn the_end_of_a_container_is_seen_and_another_is_started() {
 #[test]
 fn a_killed_composer_leaves_no_container_behind() {
     let Some(place) = place() else { return };
-    let mut embedder = Command::new(misfit())
-        .arg("embed-warm")
-        .arg(place.join("cache"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
     let text = manifest(&place.join("misfit.tar"), "echo", "warm = 3");
-    embedder.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let mut line = String::new();
-    BufReader::new(embedder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (mut embedder, line) =
+        embedder(Command::new(misfit()).arg("embed-warm").arg(place.join("cache")), &text);
     assert_eq!(line, "warm\n");
     let family = family(embedder.id());
     // The composer, its helper, and for each shard a guard, the runtime and the shard.

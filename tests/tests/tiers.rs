@@ -1,16 +1,15 @@
 //! The tiers between a shard that is ready and one that is started from its program, with real processes.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use shard_composer::core::{ShardState, Tier};
 use shard_composer::{Composer, Session};
 use shard_tests::{
-    PATIENCE, alive, cpu_ticks, descriptors, is_frozen, manifest_text, parent, ready_shard, sources, start,
-    wait_until,
+    PATIENCE, alive, cpu_ticks, descriptors, embedder, is_frozen, kill, manifest_text, parent, ready_shard,
+    sources, start, wait_until,
 };
 use shardkit::prelude::Bytes;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +21,6 @@ fn misfit() -> &'static Path {
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn kill(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid as i32).expect("a process number");
-    kill_process(pid, signal).expect("the process is there");
 }
 
 /// A generic program whose processes become `one` or `two`.
@@ -406,15 +400,7 @@ fn a_killed_composer_leaves_no_spare_no_zygote_no_forked_and_no_frozen_shard() {
     let _alone = alone();
     let text = manifest_text(misfit(), &["one", "two"], "warm = 1") + &generic("any", 2);
     let text = text.replacen("warm = 1", "warm = 1\nzygote = true", 1);
-    let mut embedder = Command::new(misfit())
-        .arg("embed-tiers")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the embedder starts");
-    embedder.stdin.take().expect("piped").write_all(text.as_bytes()).unwrap();
-    let mut line = String::new();
-    BufReader::new(embedder.stdout.take().expect("piped")).read_line(&mut line).unwrap();
+    let (mut embedder, line) = embedder(Command::new(misfit()).arg("embed-tiers"), &text);
     let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     assert_eq!(pids.len(), 2 + 1 + 2, "{line}");
     assert!(pids.iter().all(|pid| alive(*pid)), "{line}");

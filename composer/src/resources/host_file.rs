@@ -36,10 +36,8 @@ use serde::Deserialize;
 use shardkit::manifest::ManifestError;
 use shardkit::manifest::parts::{
     Amount, At, BITS_PER_S, BYTES, Named, Problem, Whole, amount, bytes, check_count, check_nesting,
-    from_toml, parse, whole,
+    from_toml, parse, read_file, whole,
 };
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// The largest host file, in bytes.
@@ -127,15 +125,7 @@ impl HostFile {
     /// If it can't be read, is larger than [`HOST_FILE_BYTES_MAX`] or no UTF-8, or anything in it is wrong.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ManifestError> {
         let path = path.as_ref();
-        let mut bytes = Vec::new();
-        // One more than allowed is enough to see that it is too large.
-        let limit = HOST_FILE_BYTES_MAX as u64 + 1;
-        let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-        read.map_err(|error| {
-            let what = format!("the host file can't be read: {error}");
-            ManifestError::of_file(path, what, "name a file that can")
-        })?;
-        let text = String::from_utf8(bytes)
+        let text = String::from_utf8(read_file(path, "host file", HOST_FILE_BYTES_MAX)?)
             .map_err(|_| ManifestError::of_file(path, "the host file is not UTF-8", "save it as UTF-8"))?;
         Self::parse(&text, path)
     }

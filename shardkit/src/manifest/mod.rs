@@ -196,6 +196,7 @@ pub mod parts {
     pub use super::nesting::check_nesting;
     pub use super::quantity::{BITS_PER_S, BYTES, parse, show_bytes};
     pub use super::raw::{Amount, Whole};
+    pub use super::read_file;
 }
 
 use crate::application::Application;
@@ -209,6 +210,18 @@ pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
 /// The name that the embedder has among the components.
 const EMBEDDER: &str = "embedder";
+
+/// Reads a file of which `what` errors say that it is, and no more of it than one byte beyond `bytes_max`: enough to see
+/// that it is too large.
+#[doc(hidden)]
+pub fn read_file(path: &Path, what: &str, bytes_max: usize) -> Result<Vec<u8>, ManifestError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| {
+        ManifestError::of_file(path, format!("the {what} can't be read: {error}"), "name a file that can")
+    })?;
+    Ok(bytes)
+}
 
 /// A manifest that is right: it has passed every check that needs no host.
 #[derive(Clone, Debug)]
@@ -226,18 +239,7 @@ impl Manifest {
     /// If the file can't be read, is larger than [`MANIFEST_BYTES_MAX`] or no UTF-8, or anything in it is wrong.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ManifestError> {
         let path = path.as_ref();
-        let mut bytes = Vec::new();
-        // One more than allowed is enough to see that it is too large.
-        let limit = MANIFEST_BYTES_MAX as u64 + 1;
-        let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-        read.map_err(|error| {
-            ManifestError::of_file(
-                path,
-                format!("the manifest can't be read: {error}"),
-                "name a file that can",
-            )
-        })?;
-        Self::parse_bytes(&bytes, path)
+        Self::parse_bytes(&read_file(path, "manifest", MANIFEST_BYTES_MAX)?, path)
     }
 
     /// Checks a manifest that was read by other means. `file_name` is what errors call it; the folder that it is in

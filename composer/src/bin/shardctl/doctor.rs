@@ -4,6 +4,7 @@ use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use shard_composer::LATENCY_DEVICE;
 use shard_composer::oci::Runtime;
 use shard_composer::resources::limits::{Facts, Limit, State, limits};
 use shard_composer::resources::{HostFile, Inventory};
@@ -166,13 +167,12 @@ fn findings(inventory: &Inventory) -> Vec<Finding> {
         runtime.map_or_else(|_| "no OCI runtime".to_owned(), |runtime| runtime.to_string()),
         "apt-get install crun, or name a runtime in SHARD_OCI_RUNTIME; only components with `image` need it",
     ));
-    let latency = "/dev/cpu_dma_latency";
-    let can_ask = rustix::fs::access(latency, rustix::fs::Access::WRITE_OK).is_ok();
+    let can_ask = rustix::fs::access(LATENCY_DEVICE, rustix::fs::Access::WRITE_OK).is_ok();
     let found = if can_ask { "processors can be kept from it" } else { "it can't be kept from processors" };
     all.push(finding(
         "sleep",
         can_ask,
-        format!("{found}: {latency}"),
+        format!("{found}: {LATENCY_DEVICE}"),
         "run the composer as root, or give its user the device; only `idle_latency_us` needs it",
     ));
     let governor =
