@@ -814,28 +814,27 @@ impl Session {
     /// Ends the session and waits, up to `timeout`, until all its shards have let go of it. False if they have not:
     /// then the composer goes on waiting.
     pub fn end(mut self, timeout: Duration) -> bool {
-        self.end_now();
-        let (inner, start_ns) = (Arc::clone(self.composer.inner()), clock::now_ns());
-        inner.wait_until(inner.lock(), start_ns, |hub| {
+        self.ended = true;
+        let (inner, start_ns) = (self.composer.inner(), clock::now_ns());
+        let mut hub = inner.lock();
+        hub.end(self.id);
+        // Not given back meanwhile: with armed links the shards would wake the clerk for what this thread polls for.
+        inner.wait_until(hub, start_ns, |hub| {
             let late = u128::from(clock::now_ns() - start_ns) >= timeout.as_nanos() || hub.finished;
             let gone = hub.is_gone(self.id);
             (gone || late).then_some(gone)
         })
     }
+}
 
-    fn end_now(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.ended {
             return;
         }
         let inner = self.composer.inner();
         let mut hub = inner.lock();
         hub.end(self.id);
         inner.unlock(hub);
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.end_now();
     }
 }

@@ -100,7 +100,7 @@ pub struct ShardArguments {
     /// The ring's size.
     #[arg(long, default_value_t = 1 << 20)]
     ring: usize,
-    /// Forces the queue pair into the state ERROR every so many messages.
+    /// Forces the queue pair into the state ERROR each time that so many more messages came back.
     #[arg(long)]
     break_every: Option<u64>,
     /// Polls and never sleeps.
@@ -327,9 +327,10 @@ fn ask(
             bail!("{wrong}");
         }
         if let Some(every) = arguments.break_every
-            && number / every > broken
+            && shard.next / every > broken
         {
-            broken = number / every;
+            // More came back than can have been under way at the break before: the link was up in between.
+            broken = shard.next / every;
             endpoint.break_off(LINK);
         }
         if shard.next / TELL_EVERY > told {

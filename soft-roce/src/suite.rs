@@ -214,7 +214,7 @@ fn cut(suite: &Suite<'_>, guests: &[Guest], kind: Kind) -> Result<Vec<String>> {
     suite.introduce(guests)?;
     let mut plan = plan(10_000, 64);
     if kind == Kind::Rdma {
-        plan.asker.extend(["--break-every".to_owned(), "1500".to_owned()]);
+        plan.asker.extend(["--break-every".to_owned(), "600".to_owned()]);
     }
     let _echo = demo::start_echo(suite.bed, &guests[1], 2, "left", kind, &plan)?;
     let mut asker = demo::start_asker(suite.bed, &guests[0], 2, "right", kind, &plan)?;

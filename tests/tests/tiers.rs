@@ -113,10 +113,16 @@ fn spares_go_when_nobody_comes_and_their_components_can_still_be_had() {
         + &generic("any", 0).replace("spares = 0", "spares = \"auto\"\nspares_max = 4")
         + pool;
     let composer = start(misfit(), &text);
-    let first = sources(&composer);
-    assert_eq!(first.len(), 1, "one waits before the policy knows anything");
-    wait_until("none waits where nobody comes", || composer.sources().is_empty());
-    wait_until("it has ended", || !alive(first[0].pid));
+    // One waits before the policy knows anything. A slow host may not get it ready before the policy does.
+    let mut seen = Vec::new();
+    wait_until("none waits where nobody comes", || {
+        let now = composer.sources();
+        seen.extend(now.iter().map(|source| source.pid).filter(|pid| *pid != 0));
+        !seen.is_empty() && now.is_empty()
+    });
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "one was started");
+    wait_until("it has ended", || !alive(seen[0]));
     // That it was dismissed counts as no failure of its program.
     let (session, _) = session_on(&composer, "one");
     assert!(ask(&composer, &session, "one", "made in").starts_with("one"));

@@ -58,7 +58,7 @@
 //! | key | default | meaning |
 //! | --- | --- | --- |
 //! | `name` | required | the application's name, in logs and file names |
-//! | `idle_latency_us` | the kernel's choice | how long a sleeping processor of this host may take to wake. 0 keeps them from sleeping: shards that sleep wake in half the time or less, and the idle processors use as much power as busy ones. Needs the right to write `/dev/cpu_dma_latency` |
+//! | `idle_latency_us` | the kernel's choice | how long a sleeping processor of this host may take to wake. 0 keeps them from sleeping: shards that sleep wake in half to two thirds of the time, and the idle processors use as much power as busy ones. Needs the right to write `/dev/cpu_dma_latency` |
 //! | `oci_runtime` | `crun` | the OCI runtime that runs images: a name or a path |
 //! | `cycles` | `false` | whether components may call each other in a circle; calls to the embedder never count |
 //!
