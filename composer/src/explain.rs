@@ -93,6 +93,8 @@ pub struct PoolExplanation {
     pub sessions: u32,
     /// Why the target is what it is.
     pub why: String,
+    /// Why so many processes wait that its shards can be made from, if the policy chooses that.
+    pub spares: Option<String>,
     /// What it takes until a shard takes sessions, by tier, as measured here.
     pub starts: Vec<StartExplanation>,
     /// Why none is started, if none is.
@@ -241,6 +243,7 @@ pub(crate) fn pool(
     let why = scaler.and_then(|scaler| scaler.why(component)).unwrap_or_else(|| {
         format!("the manifest keeps {} warm", application.component(component).shards.warm)
     });
+    let spares = scaler.and_then(|scaler| scaler.why_spares(component));
     let quarantined = core
         .records()
         .find(|r| r.component == component && matches!(r.deed, Deed::Quarantined(_) | Deed::Ready { .. }))
@@ -260,6 +263,7 @@ pub(crate) fn pool(
         frozen_target,
         sessions: held,
         why,
+        spares,
         starts: starts
             .map(|(tier, cost)| StartExplanation {
                 tier: tier.to_string(),
@@ -336,6 +340,9 @@ impl fmt::Display for PoolExplanation {
             self.sessions
         )?;
         writeln!(f, "  why: {}", self.why)?;
+        if let Some(spares) = &self.spares {
+            writeln!(f, "  {spares}")?;
+        }
         for of in &self.starts {
             writeln!(
                 f,

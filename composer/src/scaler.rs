@@ -9,7 +9,7 @@
 
 use crate::core::{PoolView, Tier};
 use crate::policy::{
-    Bound, Budget, Choice, Forecast, Frozen, Generic, LimitState, Limited, Limits, LimitsError, Moment,
+    Bound, Budget, Choice, Forecast, Frozen, Generic, Held, LimitState, Limited, Limits, LimitsError, Moment,
     Needs, Policy, PriceError, Prices, UnknownPolicy, Wants, Weekdays, Window, WrongBin,
 };
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,8 @@ struct Spared {
     /// The positions of those of its components' pools whose shards are made from spares.
     pools: Vec<usize>,
     now: u32,
+    /// What the last bin decided, if the policy forecasts.
+    held: Option<Held>,
 }
 
 /// See the head of this file.
@@ -224,7 +226,9 @@ impl Scaler {
             }
         }
         for spared in &mut self.spared {
-            spared.now = spared.choose(&self.policy, &self.prices, &self.pools, &told);
+            spared.held = spared.choose(&self.policy, &self.prices, &self.pools, &told);
+            // Without a forecast it stays as it was at first.
+            spared.now = spared.held.map_or(spared.now, |held| held.shards);
         }
         changed
     }
@@ -233,6 +237,22 @@ impl Scaler {
     /// says it.
     pub fn spares(&self, generic: usize) -> Option<u32> {
         self.spared.iter().find(|spared| spared.generic == generic).map(|spared| spared.now)
+    }
+
+    /// Why so many processes wait that a component's shards can be made from, in words; `None` if the manifest says how
+    /// many, or it has none.
+    pub fn why_spares(&self, component: ComponentId) -> Option<String> {
+        let kind = self.pools.iter().position(|pool| pool.component == component)?;
+        let spared = self.spared.iter().find(|spared| spared.pools.contains(&kind))?;
+        let now = spared.now;
+        let Some(Held { missing, saving, .. }) = spared.held else {
+            return Some(format!("{now} spares: nothing is forecast yet"));
+        };
+        Some(format!(
+            "{now} spares, at most {}: {missing:.3} shards of its components are expected to be missing in a bin; a start \
+             from a spare saves as much as {saving:.3} spares cost in it",
+            spared.max
+        ))
     }
 
     /// Why a component has the target that it has, in words.
@@ -323,18 +343,14 @@ impl Scaled {
 }
 
 impl Spared {
-    /// How many are to wait in the bin that begins.
-    fn choose(&self, policy: &Policy, prices: &Prices, pools: &[Scaled], told: &[Passed]) -> u32 {
+    /// How many are to wait in the bin that begins; `None` if the policy does not forecast.
+    fn choose(&self, policy: &Policy, prices: &Prices, pools: &[Scaled], told: &[Passed]) -> Option<Held> {
         let wants = self.pools.iter().map(|&kind| {
             let (pool, told) = (&pools[kind], &told[kind].pool);
             let missing = pool.missing(&policy.forecast(kind)?, told, self.max);
             Some(Wants { missing, saving: spare_saving(told, prices, policy.bin_s()) })
         });
-        match wants.collect::<Option<Vec<_>>>() {
-            Some(wants) => Generic::hold(&wants, self.max),
-            // Without a forecast it stays as it was at first.
-            None => self.now,
-        }
+        Some(Generic::hold(&wants.collect::<Option<Vec<_>>>()?, self.max))
     }
 }
 
@@ -345,7 +361,7 @@ fn spared(application: &Application, pools: &[Scaled]) -> Vec<Spared> {
         let Spares::Auto { max } = generic.spares else { return None };
         let is_its = |pool: &Scaled| pool.from_spares && generic.components.contains(&pool.component);
         let pools = (0..pools.len()).filter(|&kind| is_its(&pools[kind])).collect();
-        Some(Spared { generic: at, max, pools, now: generic.spares.first() })
+        Some(Spared { generic: at, max, pools, now: generic.spares.first(), held: None })
     });
     spared.collect()
 }

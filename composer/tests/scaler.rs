@@ -170,9 +170,14 @@ impl Spared {
 #[test]
 fn spares_follow_the_forecast_of_all_their_components_and_go_when_it_is_over() {
     let mut world = Spared::new("", "", "");
+    let why = |world: &Spared| world.scaler.why_spares(ComponentId(1)).unwrap();
     assert_eq!(world.scaler.spares(0), Some(1), "nothing is known yet");
+    assert_eq!(why(&world), "1 spares: nothing is forecast yet");
     assert_eq!(world.bin([0, 0]), Some(0), "nobody was ever here");
+    assert!(why(&world).starts_with("0 spares, at most"), "{}", why(&world));
     let busy = world.busy();
+    let told = why(&world);
+    assert!(told.starts_with(&format!("{} spares", busy.last().unwrap())), "{told}");
     let mean = f64::from(busy.iter().sum::<u32>()) / busy.len() as f64;
     assert!((1.5..2.5).contains(&mean), "{mean} where two are often missing at once");
     let over: Vec<u32> = (0..400).map(|_| world.bin([0, 0]).unwrap()).collect();

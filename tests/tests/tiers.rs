@@ -129,6 +129,27 @@ fn spares_go_when_nobody_comes_and_their_components_can_still_be_had() {
 }
 
 #[test]
+fn spares_become_more_with_demand() {
+    let _alone = alone();
+    // None is held ready, whatever the policy learns that a start costs here; a spare costs next to nothing.
+    let extra = "warm = 0\nmax = 2\nscale_down_delay_ms = 10\n\
+        scale = { schedule = [{ from = \"00:00\", to = \"00:00\", ceiling = 0 }] }";
+    let pool = "[pool]\nbin_s = 0.1\nprices = { core_hour = 0, gib_hour = 0.001, waiting_second = 1 }\n";
+    let text = manifest_text(misfit(), &["one", "two"], extra)
+        + &generic("any", 0).replace("spares = 0", "spares = \"auto\"\nspares_max = 4")
+        + pool;
+    let composer = start(misfit(), &text);
+    wait_until("three wait for what comes at once", || {
+        let sessions: Vec<_> = ["one", "two", "one", "two"].map(|way| session_on(&composer, way)).into();
+        for (session, _) in sessions {
+            assert!(session.end(PATIENCE));
+        }
+        std::thread::sleep(Duration::from_millis(150));
+        composer.sources().len() >= 3
+    });
+}
+
+#[test]
 fn without_a_spare_the_components_own_program_is_started() {
     let _alone = alone();
     let text = manifest_text(misfit(), &["one", "two"], "warm = 0\nmax = 2") + &generic("any", 0);

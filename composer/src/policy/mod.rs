@@ -50,7 +50,7 @@ pub use limits::{
 pub use price::{Needs, PriceError, Prices};
 pub use reason::{ForecastReason, Reason};
 pub use state::{RestoreError, STATE_VERSION};
-pub use tiers::{Frozen, Generic, Spare, Tiers, Wants};
+pub use tiers::{Frozen, Generic, Held, Spare, Tiers, Wants};
 
 use expected::Expected;
 use hybrid::Hybrid;

@@ -60,20 +60,32 @@ pub struct Wants {
     pub saving: f64,
 }
 
+/// How many generic shards to hold, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Held {
+    /// So many.
+    pub shards: u32,
+    /// So many shards are expected to be missing in a bin, of all kinds.
+    pub missing: f64,
+    /// What a cold start of these saves on average by a generic shard, in generic shards that are held for a bin.
+    pub saving: f64,
+}
+
 impl Generic {
     /// How many generic shards to hold, at most `shards_max`, for kinds whose demands do not depend on each other.
     ///
     /// The n-th one is taken with the chance that at least n shards are missing, of whichever kinds. It saves what a cold
     /// start of these kinds saves on average, weighed by how many of each are expected to be missing.
-    pub fn hold(wants: &[Wants], shards_max: u32) -> u32 {
+    pub fn hold(wants: &[Wants], shards_max: u32) -> Held {
         let missing: f64 = wants.iter().map(|kind| kind.missing.mean()).sum();
         let saved: f64 = wants.iter().map(|kind| kind.missing.mean() * kind.saving.max(0.0)).sum();
         if missing <= 0.0 || saved <= 0.0 {
-            return 0;
+            return Held { missing: missing.max(0.0), ..Held::default() };
         }
         // Where holding costs nothing, it saves without bound.
         let saving = (saved / missing).min(COLD_PRICE_MAX);
-        Forecast::sum(wants.iter().map(|kind| kind.missing.clone()), shards_max).cheapest(saving)
+        let all = Forecast::sum(wants.iter().map(|kind| kind.missing.clone()), shards_max);
+        Held { shards: all.cheapest(saving), missing, saving }
     }
 }
 
@@ -163,11 +175,11 @@ mod tests {
         for saving in [0.1, 1.0, 5.0, 40.0, 1000.0] {
             let wants: Vec<Wants> =
                 kinds.iter().map(|missing| Wants { missing: missing.clone(), saving }).collect();
-            let held = Generic::hold(&wants, 256);
+            let held = Generic::hold(&wants, 256).shards;
             let cost = |held| all.expected_idle(held) + saving * all.expected_cold(held);
             let least = (0..8).map(cost).fold(f64::INFINITY, f64::min);
             assert!(cost(held) < least + 1e-9, "{held} at {saving}");
-            assert_eq!(Generic::hold(&wants, 1), held.min(1));
+            assert_eq!(Generic::hold(&wants, 1).shards, held.min(1));
         }
     }
 
@@ -175,13 +187,14 @@ mod tests {
     fn no_generic_shard_is_held_where_none_is_missing_or_nothing_is_saved() {
         let sure = Forecast::new([(1, 1.0), (2, 0.9)]);
         let wants = |missing: &Forecast, saving| Wants { missing: missing.clone(), saving };
-        assert_eq!(Generic::hold(&[], 9), 0);
-        assert_eq!(Generic::hold(&[wants(&Forecast::default(), 100.0)], 9), 0);
-        assert_eq!(Generic::hold(&[wants(&sure, 0.0), wants(&sure, -3.0)], 9), 0);
-        assert_eq!(Generic::hold(&[wants(&sure, 100.0)], 9), 2);
-        assert_eq!(Generic::hold(&[wants(&sure, f64::INFINITY)], 9), 2, "it costs nothing");
+        let held = |wants: &[Wants]| Generic::hold(wants, 9).shards;
+        assert_eq!(held(&[]), 0);
+        assert_eq!(held(&[wants(&Forecast::default(), 100.0)]), 0);
+        assert_eq!(held(&[wants(&sure, 0.0), wants(&sure, -3.0)]), 0);
+        assert_eq!(held(&[wants(&sure, 100.0)]), 2);
+        assert_eq!(held(&[wants(&sure, f64::INFINITY)]), 2, "it costs nothing");
         let dear = [wants(&sure, 100.0), wants(&Forecast::new([(1, 0.5)]), 0.0)];
-        assert!((1..=3).contains(&Generic::hold(&dear, 9)));
+        assert!((1..=3).contains(&held(&dear)));
     }
 
     #[test]
