@@ -1,18 +1,19 @@
 //! The composer as an embedding program uses it.
 
 use crate::awake::Awake;
-use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, Tiers, WireEnd};
-use crate::embed::{Embed, Mail, ReceiveError};
+use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, WireEnd};
+use crate::embed::Embed;
 use crate::explain::{self, PoolExplanation, SessionExplanation};
 use crate::groups::Groups;
 use crate::history::History;
 use crate::host::Host;
-use crate::hub::{Ending, Hub, shard_of, slot};
+use crate::hub::{Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::launcher::{Launcher, LauncherError};
 use crate::oci::{Cache, Container, OciError, Runtime, prepare};
 use crate::resources::{Allocator, HostFile, Inventory, InventoryError, Shortage};
 use crate::scaler::{ScaleError, Scaler};
+use crate::session::Session;
 use crate::shell::{Executable, Parts, Shell, WAKER};
 use shard_runtime::control::SPEC_BYTES_MAX;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
@@ -23,7 +24,7 @@ use shard_runtime::{barrier, clock};
 use shardkit::application::{Application, Component, Needs, Program};
 use shardkit::error::PortError;
 use shardkit::manifest::{Host as HostNeeds, Manifest, ManifestError, ProgramError, resolve_program};
-use shardkit::{CallId, In, Out, SendError, Wire};
+use shardkit::{In, Out, Wire};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -484,7 +485,7 @@ impl Composer {
         &self.inner().application
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.handle.inner
     }
 
@@ -544,9 +545,7 @@ impl Composer {
         let mut hub = inner.lock();
         let request = hub.request(CompositionId(at as u16), deadline_ns);
         match inner.wait_until(hub, start_ns, |hub| hub.take_answer(request)) {
-            Ok(ready) => {
-                Ok(Session { id: ready.session, tiers: ready.tiers, composer: self.clone(), ended: false })
-            }
+            Ok(ready) => Ok(Session::new(ready.session, ready.tiers, self.clone())),
             Err(refusal) => Err(self.refused(refusal)),
         }
     }
@@ -716,125 +715,5 @@ impl Composer {
     /// Ends all sessions and all shards, and waits until they are gone.
     pub fn shut_down(&self) {
         self.handle.shut_down();
-    }
-}
-
-/// A session: one user's run of the application. It ends when this is dropped.
-///
-/// It holds a clone of its [`Composer`], so the composer runs as long as any session is held. Where nothing else
-/// holds the composer, dropping the last session ends it and waits for its shards to be gone; call
-/// [`Composer::shut_down`] to end it earlier.
-pub struct Session {
-    id: SessionId,
-    tiers: Tiers,
-    composer: Composer,
-    ended: bool,
-}
-
-impl Session {
-    /// Its id.
-    pub fn id(&self) -> SessionId {
-        self.id
-    }
-
-    /// From which tiers its shards came.
-    pub fn tiers(&self) -> Tiers {
-        self.tiers
-    }
-
-    /// How many of its shards had to be started for it: 0 if all were warm.
-    pub fn cold_shards(&self) -> u16 {
-        self.tiers.started()
-    }
-
-    fn embed(&self) -> Result<&Embed, SendError> {
-        self.composer.inner().embed.as_deref().ok_or(SendError::NotComposed)
-    }
-
-    /// Sends a value through an output of the embedder. It leaves at once.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    pub fn send<T: Wire, R: Wire>(&self, port: &Out<T, R>, value: &T) -> Result<(), SendError> {
-        self.embed()?.send(port, self.id, value)
-    }
-
-    /// Sends a value as a call: its answer carries the number that is returned.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    pub fn call<T: Wire, R: Wire>(&self, port: &Out<T, R>, value: &T) -> Result<CallId, SendError> {
-        self.embed()?.call(port, self.id, value)
-    }
-
-    /// Answers a message that came through an input of the embedder.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    pub fn answer<T: Wire, R: Wire>(&self, port: &In<T, R>, mail: &Mail, value: &R) -> Result<(), SendError> {
-        self.embed()?.answer(port, mail, value)
-    }
-
-    /// The next message of this session, waiting for it up to `timeout`.
-    ///
-    /// # Errors
-    /// [`ReceiveError::Timeout`], a refusal of something that was sent, or the session's end.
-    pub fn receive(&self, timeout: Duration) -> Result<Mail, ReceiveError> {
-        self.on_embed(|embed| embed.receive(self.id, timeout))
-    }
-
-    /// As [`receive`](Self::receive), polling without giving the core away: for programs with a core to spare.
-    ///
-    /// # Errors
-    /// As [`receive`](Self::receive).
-    pub fn receive_spinning(&self, timeout: Duration) -> Result<Mail, ReceiveError> {
-        self.on_embed(|embed| embed.receive_spinning(self.id, timeout))
-    }
-
-    /// The next message if one is there already.
-    pub fn try_receive(&self) -> Option<Result<Mail, ReceiveError>> {
-        self.composer.inner().embed.as_deref().and_then(|embed| embed.try_receive(self.id))
-    }
-
-    fn on_embed(
-        &self,
-        then: impl FnOnce(&Embed) -> Result<Mail, ReceiveError>,
-    ) -> Result<Mail, ReceiveError> {
-        match self.composer.inner().embed.as_deref() {
-            Some(embed) => then(embed),
-            None => Err(self.ending().map_or(ReceiveError::Timeout, ReceiveError::Over)),
-        }
-    }
-
-    /// Why the session is over; `None` while it runs.
-    pub fn ending(&self) -> Option<Ending> {
-        self.composer.inner().lock().ending(self.id)
-    }
-
-    /// Ends the session and waits, up to `timeout`, until all its shards have let go of it. False if they have not:
-    /// then the composer goes on waiting.
-    pub fn end(mut self, timeout: Duration) -> bool {
-        self.ended = true;
-        let (inner, start_ns) = (self.composer.inner(), clock::now_ns());
-        let mut hub = inner.lock();
-        hub.end(self.id);
-        // Not given back meanwhile: with armed links the shards would wake the clerk for what this thread polls for.
-        inner.wait_until(hub, start_ns, |hub| {
-            let late = u128::from(clock::now_ns() - start_ns) >= timeout.as_nanos() || hub.finished;
-            let gone = hub.is_gone(self.id);
-            (gone || late).then_some(gone)
-        })
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let inner = self.composer.inner();
-        let mut hub = inner.lock();
-        hub.end(self.id);
-        inner.unlock(hub);
     }
 }

@@ -44,13 +44,13 @@ pub mod policy;
 mod processes;
 pub mod resources;
 pub mod scaler;
+mod session;
 mod shell;
 pub mod trace;
 
 pub use awake::LATENCY_DEVICE;
 pub use composer::{
-    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, Session, SessionInfo, ShardInfo,
-    StartError,
+    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, SessionInfo, ShardInfo, StartError,
 };
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
 pub use explain::{
@@ -59,3 +59,4 @@ pub use explain::{
 pub use hub::Ending;
 pub use inner::{STARTS_MAX, Source, Start};
 pub use launcher::{LauncherError, take_over};
+pub use session::Session;

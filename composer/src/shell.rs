@@ -12,15 +12,15 @@
 
 mod loads;
 mod sources;
+mod wires;
 
 use crate::affinity::confine;
-use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireEnd, WireId};
-use crate::embed::Embed;
+use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireId};
 use crate::freezer::Freezer;
 use crate::groups::{Groups, Limits};
 use crate::history::History;
 use crate::host::{Host, free_memory_bytes, owns_processors, time_of_week};
-use crate::hub::{Hub, Slow, shard_of, slot};
+use crate::hub::Slow;
 use crate::inner::{Inner, Page, Start};
 use crate::launcher::{FromLauncher, Launcher};
 use crate::load::Gauge;
@@ -46,10 +46,11 @@ use shardkit::open_wire;
 use sources::Sources;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use wires::{Pending, mirror};
 
 pub(crate) const WAKER: Token = Token(0);
 const LAUNCHER: Token = Token(1);
@@ -80,12 +81,6 @@ struct Shard {
     polls: bool,
     /// Watches its load, while it has sessions.
     gauge: Option<Gauge>,
-}
-
-/// A wire that waits for its ends to say that they have it.
-struct Pending {
-    ends: [WireEnd; 2],
-    missing: Vec<(ShardId, LinkId)>,
 }
 
 /// See the head of this file.
@@ -753,143 +748,6 @@ impl Shell {
         self.processes.get(self.shards.get(&shard)?.process?)
     }
 
-    // Wires.
-
-    fn wire(&mut self, wire: WireId, ends: [WireEnd; 2]) {
-        match self.try_wire(ends) {
-            Ok(missing) => {
-                let pending = Pending { ends, missing };
-                if pending.missing.is_empty() {
-                    self.tell(Event::Wired { wire });
-                } else {
-                    self.wiring.insert(wire, pending);
-                }
-            }
-            Err(error) => {
-                let [a, b] = ends.map(|end| Hub::name(end.end));
-                tracing::error!(?wire, a, b, %error, "wiring failed");
-                self.tell(Event::WireFailed { wire });
-            }
-        }
-    }
-
-    /// Makes both rings and gives them to both ends. Returns which shards still have to say that they have them.
-    fn try_wire(&mut self, [a, b]: [WireEnd; 2]) -> Result<Vec<(ShardId, LinkId)>, LaunchError> {
-        let sizes = [self.sizes(a.component, b.component), self.sizes(b.component, a.component)];
-        let rings = [Ring::create("shard-ring", sizes[0].ring)?, Ring::create("shard-ring", sizes[1].ring)?];
-        let mut missing = Vec::new();
-        for (mine, peer, incoming, outgoing) in [(a, b, 1, 0), (b, a, 0, 1)] {
-            let wire = Wire {
-                link: slot(mine),
-                peer_link: slot(peer),
-                component: peer.component,
-                shard: shard_of(peer),
-                in_ring_bytes: sizes[incoming].ring as u32,
-                out_ring_bytes: sizes[outgoing].ring as u32,
-                in_message_bytes_max: sizes[incoming].message,
-                out_message_bytes_max: sizes[outgoing].message,
-            };
-            let bell = self.bell(peer)?;
-            match mine.end {
-                End::Shard(shard) => {
-                    let process = self.process_of(shard).ok_or(LaunchError::NoLauncher)?;
-                    let fds = [rings[incoming].as_fd(), rings[outgoing].as_fd(), bell];
-                    process.expect_wire();
-                    process.socket.send(&ToShard::Wire(wire), &fds)?;
-                    missing.push((shard, wire.link));
-                }
-                End::Embedder => {
-                    let embed = self.inner.embed.as_ref().ok_or(LaunchError::NoEmbedder)?;
-                    let bell = bell.try_clone_to_owned()?;
-                    let fds =
-                        vec![rings[incoming].duplicate()?.into(), rings[outgoing].duplicate()?.into(), bell];
-                    let (inbound, outbound) =
-                        open_wire(&wire, fds).map_err(|error| LaunchError::Spec(error.to_string()))?;
-                    embed.detach(wire.link);
-                    embed.attach(wire.link, wire.component, inbound, outbound);
-                }
-            }
-        }
-        Ok(missing)
-    }
-
-    fn bell(&self, end: WireEnd) -> Result<BorrowedFd<'_>, LaunchError> {
-        match end.end {
-            End::Embedder => self.embed_bell.as_ref().map(AsFd::as_fd).ok_or(LaunchError::NoEmbedder),
-            End::Shard(shard) => {
-                self.shards.get(&shard).map(|s| s.bell.as_fd()).ok_or(LaunchError::NoLauncher)
-            }
-        }
-    }
-
-    /// How large the ring from one component to the other has to be, and its messages may be.
-    fn sizes(&self, from: ComponentId, to: ComponentId) -> Sizes {
-        let application = &self.inner.application;
-        let sends = |from: ComponentId, to: ComponentId| {
-            let outputs = application.component(from).outputs.iter();
-            outputs.filter(move |output| output.to.iter().any(|d| d.component == to))
-        };
-        // What is sent this way, and what answers something that was sent the other way.
-        let (ahead, back) = (sends(from, to), sends(to, from).filter(|output| output.reply.is_some()));
-        let mut sizes = Sizes { ring: shard_runtime::ring::CAPACITY_MIN, message: CONTROL_MESSAGE_BYTES_MAX };
-        for output in ahead.chain(back) {
-            sizes.ring = sizes.ring.max(output.ring_bytes as usize);
-            sizes.message = sizes.message.max(output.message_bytes_max);
-        }
-        sizes
-    }
-
-    fn wired_at(&mut self, shard: ShardId, link: LinkId) {
-        let found = self.wiring.iter_mut().find_map(|(wire, pending)| {
-            let at = pending.missing.iter().position(|missing| *missing == (shard, link))?;
-            pending.missing.swap_remove(at);
-            Some((*wire, pending.missing.is_empty()))
-        });
-        if let Some((wire, true)) = found {
-            self.wiring.remove(&wire);
-            self.tell(Event::Wired { wire });
-        }
-    }
-
-    fn unwire(&mut self, wire: WireId, at: WireEnd) {
-        self.wiring.remove(&wire);
-        match at.end {
-            End::Embedder => {
-                if let Some(embed) = &self.inner.embed {
-                    embed.detach(at.link);
-                }
-            }
-            End::Shard(shard) => {
-                if let Some(process) = self.process_of(shard) {
-                    // If the shard is gone its end will be heard of.
-                    let _ = process.socket.send(&ToShard::Unwire { link: slot(at) }, &[]);
-                }
-            }
-        }
-    }
-
-    /// A link that a peer broke can't be mended: the shard whose rules were broken keeps running, the one that broke
-    /// them is not to be trusted and is killed.
-    fn break_link(&mut self, witness: ShardId, link: LinkId, error: String) {
-        let culprit = self.inner.lock().core.peer_of(End::Shard(witness), LinkId(link.0.wrapping_sub(1)));
-        if let Some(End::Shard(culprit)) = culprit {
-            self.inner.note_fault(culprit, format!("broke a link: {error}"));
-            self.kill_now(culprit);
-        }
-    }
-
-    fn look_at_broken_links(&mut self) {
-        let broken = self.inner.embed.as_deref().map(Embed::take_broken).unwrap_or_default();
-        for (link, error) in broken {
-            let culprit = self.inner.lock().core.peer_of(End::Embedder, link);
-            tracing::error!(%link, %error, ?culprit, "link to the embedder broken");
-            if let Some(End::Shard(culprit)) = culprit {
-                self.inner.note_fault(culprit, format!("broke a link: {error}"));
-                self.kill_now(culprit);
-            }
-        }
-    }
-
     // Ending.
 
     fn stop(&mut self, shard: ShardId) {
@@ -1016,25 +874,6 @@ impl Shell {
     fn name(&self, shard: ShardId) -> String {
         let component = self.shards.get(&shard).map(|entry| entry.component);
         component.map(|id| self.inner.application.component(id).name.clone()).unwrap_or_default()
-    }
-}
-
-struct Sizes {
-    ring: usize,
-    message: u32,
-}
-
-/// The same pair of links from the other end.
-fn mirror(wire: &Wire, link: LinkId, component: ComponentId, shard: Option<ShardId>) -> Wire {
-    Wire {
-        link,
-        peer_link: wire.link,
-        component,
-        shard,
-        in_ring_bytes: wire.out_ring_bytes,
-        out_ring_bytes: wire.in_ring_bytes,
-        in_message_bytes_max: wire.out_message_bytes_max,
-        out_message_bytes_max: wire.in_message_bytes_max,
     }
 }
 
