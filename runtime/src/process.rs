@@ -93,7 +93,8 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         control: control.transpose()?,
         parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
         anchor: spawn.anchor.map(|anchor| high(&anchor.pidfd)).transpose()?,
-        enter: spawn.isolation.map(Isolation::ready),
+        enter: spawn.isolation.map(Isolation::ready).transpose()?,
+        own_number: spawn.anchor.map(|_| own_number()).transpose()?,
         image,
         going,
         go,
@@ -128,6 +129,8 @@ struct Prepared<'a> {
     control: Option<OwnedFd>,
     enter: Option<Enter<'a>>,
     anchor: Option<OwnedFd>,
+    /// The number in its pid namespace of a process that joins an anchor.
+    own_number: Option<libc::pid_t>,
     null: OwnedFd,
     parent: OwnedFd,
     /// It waits on this until it may begin.
@@ -156,6 +159,18 @@ fn follow(told: OwnedFd, forked: &mut Spawned) -> io::Result<()> {
     let first = std::mem::replace(forked, Spawned { pid: pid as u32, pidfd, absent: Vec::new() });
     reap(first.pidfd.as_fd())?;
     Ok(())
+}
+
+/// So many numbers before the last one are tried for a zygote.
+const NUMBERS_TRIED: libc::pid_t = 16;
+
+/// The number of a zygote in its pid namespace: the last one that there is. The C library of a shard that is forked from
+/// it goes on to take it for the number of the shard's first thread, and compares it with those of its other threads. They
+/// are counted from 1 in the shard's own pid namespace, so they must not come to it.
+fn own_number() -> io::Result<libc::pid_t> {
+    let most = std::fs::read_to_string("/proc/sys/kernel/pid_max")?;
+    let most: libc::pid_t = most.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(most - 1)
 }
 
 /// What an isolated process inherits of this one's environment. The rest may hold secrets that are not its own.
@@ -221,6 +236,9 @@ const NAMESPACES: [(Measure, i32); 6] = [
     (Measure::Uts, libc::CLONE_NEWUTS),
 ];
 
+/// Whether a process of this one got all namespaces that it was to have. Relaxed: it only ever becomes true.
+static ALL_WERE_GIVEN: AtomicBool = AtomicBool::new(false);
+
 /// Forks with as many namespaces as the host allows: all; those for which root needs no user namespace; none. Returns
 /// which. In the child it does not return.
 fn fork(
@@ -235,8 +253,11 @@ fn fork(
     let without_users = if geteuid().is_root() { wanted & !(libc::CLONE_NEWUSER as u64) } else { 0 };
     let mut refusal = 0;
     for flags in [wanted, without_users, 0] {
-        match clone(flags, cgroup) {
+        match clone(flags, cgroup, None) {
             Ok(Some(forked)) => {
+                if flags == wanted {
+                    ALL_WERE_GIVEN.store(true, Ordering::Relaxed);
+                }
                 for (measure, flag) in NAMESPACES {
                     if wanted & !flags & flag as u64 != 0 {
                         outcome[measure as usize] = refusal;
@@ -245,6 +266,10 @@ fn fork(
                 return Ok((flags, forked));
             }
             Ok(None) => become_shard(prepared, flags),
+            // Someone in there may have used up what the user has of them: no reason to start others without.
+            Err(error @ (Errno::NOSPC | Errno::USERS)) if ALL_WERE_GIVEN.load(Ordering::Relaxed) => {
+                return Err(error.into());
+            }
             Err(error @ (Errno::PERM | Errno::INVAL | Errno::NOSPC | Errno::NOSYS | Errno::USERS))
                 if flags != 0 =>
             {
@@ -258,8 +283,12 @@ fn fork(
 
 /// Forks. `None` in the child, which may make nothing but system calls.
 ///
-/// With `CLONE_PARENT` the child is that of this process's parent.
-fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, Errno> {
+/// With `CLONE_PARENT` the child is that of this process's parent. `number` is what the child has in its pid namespace.
+fn clone(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    number: Option<libc::pid_t>,
+) -> Result<Option<Spawned>, Errno> {
     let mut pidfd: i32 = -1;
     // SAFETY: all of its fields are numbers, for which zero is a value.
     let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -272,8 +301,12 @@ fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Spawned>, 
         how.flags |= CLONE_INTO_CGROUP;
         how.cgroup = cgroup.as_raw_fd() as u64;
     }
+    if let Some(number) = &number {
+        how.set_tid = ptr::from_ref(number) as u64;
+        how.set_tid_size = 1;
+    }
     // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2), and its caller makes nothing
-    // but system calls in it. `how` and `pidfd` outlive the call.
+    // but system calls in it. `how`, `pidfd` and `number` outlive the call.
     let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of::<libc::clone_args>()) };
     if pid < 0 && last_errno() == Errno::NOSYS && cgroup.is_none() {
         // Containers hide clone3, whose flags their filters can't read.
@@ -399,12 +432,31 @@ fn hold() -> ! {
 }
 
 /// Goes into the namespaces of an anchor. Returns in the process that is in all of them.
-fn join(anchor: &OwnedFd, telling: &OwnedFd, namespaces: u64) -> Result<(), Errno> {
+fn join(
+    anchor: &OwnedFd,
+    telling: &OwnedFd,
+    namespaces: u64,
+    number: Option<libc::pid_t>,
+) -> Result<(), Errno> {
     // SAFETY: the process has one thread, as one that was just forked has.
     if unsafe { libc::setns(anchor.as_raw_fd(), namespaces as i32) } < 0 {
         return Err(last_errno());
     }
-    let Some(second) = clone(libc::CLONE_PARENT as u64, None)? else { return Ok(()) };
+    let parent = libc::CLONE_PARENT as u64;
+    let number = number.filter(|_| namespaces & libc::CLONE_NEWPID as u64 != 0);
+    // Predecessors that were not reaped yet have the last ones.
+    let mut cloned = Err(Errno::EXIST);
+    for tried in number.into_iter().flat_map(|last| (last - NUMBERS_TRIED..=last).rev()) {
+        if matches!(cloned, Err(Errno::EXIST)) {
+            cloned = clone(parent, None, Some(tried));
+        }
+    }
+    let second = match cloned {
+        // The kernel gives no number away.
+        Err(_) => clone(parent, None, None)?,
+        Ok(second) => second,
+    };
+    let Some(second) = second else { return Ok(()) };
     let pid = second.pid.to_ne_bytes();
     // SAFETY: system calls; nothing of the process that this one is a copy of may run.
     unsafe {
@@ -442,12 +494,12 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
                         flags &= !(flag as u64);
                     }
                 }
-                join(anchor, &prepared.telling, flags)?;
+                join(anchor, &prepared.telling, flags, prepared.own_number)?;
                 enter.settle_beside(outcome);
             }
             None => enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome),
         }
-        enter.bind_hands(flags, outcome);
+        enter.bind_hands(flags, prepared.image.is_none(), outcome);
     }
     // After the last change of user or capabilities, which would clear it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -548,8 +600,10 @@ pub fn fork_sibling() -> Result<Forked, ForkError> {
     let namespaces = fork.as_ref().map_or(0, isolation::Fork::namespaces);
     // There is no other thread, as was just counted and nobody else can change, so every lock is free or held by the
     // caller, in the copy too. The C library is not told; all that it would do is to note the child's thread number,
-    // which it compares with that of other threads of the same process alone.
-    if let Some(forked) = clone(libc::CLONE_PARENT as u64 | namespaces, None).map_err(io::Error::from)? {
+    // which it compares with that of other threads of the same process alone (see `own_number`).
+    if let Some(forked) =
+        clone(libc::CLONE_PARENT as u64 | namespaces, None, None).map_err(io::Error::from)?
+    {
         return Ok(Forked::Parent(forked));
     }
     let bound = fork.map_or(Ok(()), isolation::Fork::settle);

@@ -59,11 +59,11 @@ impl<'a> Enter<'a> {
         ruleset: Ruleset,
         own_access: u64,
         absent: Vec<Absent>,
-    ) -> Self {
-        let ruleset = ruleset.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST_FD).ok());
+    ) -> io::Result<Self> {
+        let ruleset = ruleset.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, FIRST_FD)).transpose()?;
         let tmp_options = format!("mode=1777,size={TMP_BYTES},nr_inodes=4096");
         let tmp_options = CString::new(tmp_options).unwrap_or_default();
-        Self { isolation, ruleset, own_access, tmp_options, forked_by: Identity::own(), absent }
+        Ok(Self { isolation, ruleset, own_access, tmp_options, forked_by: Identity::own(), absent })
     }
 
     pub(crate) fn namespaces(&self) -> u64 {
@@ -118,7 +118,8 @@ impl<'a> Enter<'a> {
                 | OpenTreeFlags::AT_RECURSIVE;
             let opened = open_tree(CWD, bind.from.as_c_str(), how)?;
             let mut set = libc::MOUNT_ATTR_NOSUID;
-            if !bind.writable {
+            // A device takes what is written to it through a mount that can only be read, too.
+            if !bind.writable || bind.device {
                 set |= libc::MOUNT_ATTR_RDONLY;
             }
             if !bind.device {
@@ -178,8 +179,9 @@ impl<'a> Enter<'a> {
         set_attributes(root.as_fd(), set, 0)
     }
 
-    /// The measures that are the process's own.
-    pub(crate) fn bind_hands(&self, flags: u64, outcome: &mut Outcome) {
+    /// The measures that are the process's own. An anchor runs nothing and keeps its capabilities, which it has in its own
+    /// namespaces alone: without the same ones nobody in there may look into it, and it is a copy of the forking process.
+    pub(crate) fn bind_hands(&self, flags: u64, is_anchor: bool, outcome: &mut Outcome) {
         let has = |flag: i32| flags & flag as u64 != 0;
         let own_users = has(libc::CLONE_NEWUSER);
         note(outcome, Measure::Tasks, self.limit_tasks(own_users));
@@ -188,7 +190,9 @@ impl<'a> Enter<'a> {
             // A composer that is root and can't have user namespaces.
             note(outcome, Measure::Nobody, become_user(self.isolation.identity));
         }
-        dropped = drop_capabilities().and(dropped);
+        if !is_anchor {
+            dropped = drop_capabilities().and(dropped);
+        }
         note(outcome, Measure::Capabilities, dropped);
         note(outcome, Measure::NoNewPrivileges, set_no_new_privs(true));
         if let Some(ruleset) = &self.ruleset {
@@ -250,7 +254,12 @@ fn last_error() -> Errno {
 
 fn mount_proc() -> Result<(), Errno> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-    mount(c"proc", c"proc", c"proc", flags, c"subset=pid")
+    // A shard that was forked by a zygote sees this one, too; not the zygote in it.
+    match mount(c"proc", c"proc", c"proc", flags, c"subset=pid,hidepid=ptraceable") {
+        // Before Linux 5.8.
+        Err(Errno::INVAL) => mount(c"proc", c"proc", c"proc", flags, c"subset=pid"),
+        done => done,
+    }
 }
 
 /// Adds attributes to a mount, and with `AT_RECURSIVE` to all below it.

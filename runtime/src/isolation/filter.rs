@@ -58,7 +58,6 @@ const ALWAYS: &[&str] = &[
     "readlinkat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link",
     "linkat", "symlink", "symlinkat", "truncate", "chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes",
     "utimensat", "futimesat", "getxattr", "lgetxattr", "fgetxattr", "listxattr", "llistxattr", "flistxattr",
-    "inotify_init", "inotify_init1", "inotify_add_watch", "inotify_rm_watch",
 ];
 
 /// What a component with a network may call besides.
@@ -98,11 +97,10 @@ const ADVICE: &[i32] = &[
     libc::MADV_POPULATE_WRITE,
 ];
 
-/// What a shard may ask `prctl` for.
+/// What a shard may ask `prctl` for, besides a death signal, which is `SIGKILL` and stays so.
 const PRCTL: &[i32] = &[
     libc::PR_SET_NAME,
     libc::PR_GET_NAME,
-    libc::PR_SET_PDEATHSIG,
     libc::PR_GET_PDEATHSIG,
     libc::PR_SET_DUMPABLE,
     libc::PR_GET_DUMPABLE,
@@ -120,9 +118,14 @@ const PRCTL: &[i32] = &[
     libc::PR_SET_VMA,
 ];
 
-/// The kinds of socket that a component with a network may open. No Unix ones: those of the host have names that its
-/// network namespace knows.
-const FAMILIES: &[i32] = &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// The kinds of socket that a component with a network may open, besides what tells of routes and addresses. No Unix
+/// ones: those of the host have names that its network namespace knows.
+const FAMILIES: &[i32] = &[libc::AF_INET, libc::AF_INET6];
+
+/// The kinds of pair that a shard may make. Not datagrams: one can be sent to any name, connected or not.
+const PAIRS: [i32; 2] = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET];
+/// The bits of a socket's type that say its kind.
+const SOCK_TYPE_MASK: i32 = 0xf;
 
 /// The flags of `clone` that make namespaces, a tracer's child, or a child that is someone else's.
 const CLONE_FORBIDDEN: i32 = libc::CLONE_NEWNS
@@ -160,10 +163,13 @@ pub(super) fn compile(
     let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let names = ALWAYS.iter().chain(if network { NETWORK } else { &[] }).copied();
     allowed.extend(names.filter_map(number).map(|number| (number, vec![])));
+    let mut prctl = any_of(0, PRCTL)?;
+    prctl.push(SeccompRule::new(vec![is(0, libc::PR_SET_PDEATHSIG)?, is(1, libc::SIGKILL)?])?);
+    let pair = |kind| SeccompRule::new(vec![is(0, libc::AF_UNIX)?, masked(1, SOCK_TYPE_MASK, kind)?]);
     let mut sometimes = vec![
         ("madvise", any_of(2, ADVICE)?),
-        ("prctl", any_of(0, PRCTL)?),
-        ("socketpair", any_of(0, &[libc::AF_UNIX])?),
+        ("prctl", prctl),
+        ("socketpair", PAIRS.into_iter().map(pair).collect::<Result<_, _>>()?),
         // Not to type into a terminal, which stands for the user who started the composer.
         ("ioctl", vec![SeccompRule::new(vec![not(1, libc::TIOCSTI)?, not(1, libc::TIOCLINUX)?])?]),
     ];
@@ -173,7 +179,9 @@ pub(super) fn compile(
     }
     sometimes.push(("clone", clone));
     if network {
-        sometimes.push(("socket", any_of(0, FAMILIES)?));
+        let mut families = any_of(0, FAMILIES)?;
+        families.push(SeccompRule::new(vec![is(0, libc::AF_NETLINK)?, is(2, libc::NETLINK_ROUTE)?])?);
+        sometimes.push(("socket", families));
     }
     if zygote {
         // A forked shard has all capabilities in its own namespace until it lets them go.
@@ -225,12 +233,11 @@ fn always(numbers: impl Iterator<Item = i64>) -> BTreeMap<i64, Vec<SeccompRule>>
 
 /// One rule for each value that an argument of 32 bits may have.
 fn any_of(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let rule = |value: &i32| {
-        let is =
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value as u32 as u64)?;
-        SeccompRule::new(vec![is])
-    };
-    values.iter().map(rule).collect()
+    values.iter().map(|value| SeccompRule::new(vec![is(argument, *value)?])).collect()
+}
+
+fn is(argument: u8, value: i32) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value as u32 as u64)
 }
 
 fn not(argument: u8, value: impl TryInto<u32>) -> Result<SeccompCondition, seccompiler::BackendError> {

@@ -239,10 +239,16 @@ impl Isolation {
     }
 
     /// What is made anew for each process.
-    pub(crate) fn ready(&self) -> Enter<'_> {
+    ///
+    /// # Errors
+    /// No descriptor or memory is left. That is no refusal of the host, and nothing is left out for it.
+    pub(crate) fn ready(&self) -> io::Result<Enter<'_>> {
         let mut absent = Vec::new();
         let (ruleset, added) = match landlock::ruleset(&self.allow, &self.root) {
             Ok((ruleset, added)) => (ruleset, added),
+            Err(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
             Err(errno) => {
                 absent.push(Absent { measure: Measure::Landlock, errno });
                 (None, 0)

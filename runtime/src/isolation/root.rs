@@ -7,7 +7,8 @@
 //! /proc        of its own pid namespace            and what the component declares
 //! ```
 //!
-//! Invariant: nothing that is mounted is writable but `/tmp`, what stands under `write`, and device nodes.
+//! Invariant: nothing that is mounted is writable but `/tmp` and what stands under `write`. What a device node takes is no
+//! change of a file system: the nodes themselves can't be changed, even by who owns them.
 
 use super::{Allow, IsolationError};
 use std::ffi::CString;
@@ -22,12 +23,15 @@ pub(super) const BINDS_MAX: usize = 256;
 /// What every program needs that is linked dynamically.
 const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache"];
 /// What a program with a network reads to find others.
-const NETWORK: [&str; 6] = [
+const NETWORK: [&str; 8] = [
     "/etc/resolv.conf",
     "/etc/hosts",
     "/etc/nsswitch.conf",
     "/etc/gai.conf",
-    "/etc/ssl",
+    // Not all of `/etc/ssl`, where a host keeps its keys.
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/ca-trust/extracted",
     "/etc/ca-certificates",
 ];
 /// Devices without any power.

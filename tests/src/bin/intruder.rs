@@ -19,6 +19,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -57,6 +58,11 @@ impl Shard for Intruder {
             "fork" => told::<_, Errno>(Ok(fork_without_end())),
             "allocate" => told::<_, Errno>(Ok(allocate_without_end())),
             "spin" => told::<_, Errno>(Ok(spin_everywhere())),
+            "datagram" => told(send_datagram(what)),
+            "forget-parent" => told(rustix::process::set_parent_process_death_signal(None)),
+            "watch" => told(rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC)),
+            "mode" => told(fs::set_permissions(what, fs::Permissions::from_mode(0o600))),
+            "sockets" => told(list_sockets()),
             "host-name" => told(rustix::system::sethostname(what.as_bytes())),
             _ => asked,
         };
@@ -236,6 +242,18 @@ fn send_on_others_sessions(wire: &WireMessage, fds: Vec<OwnedFd>) -> Result<()> 
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Sends a datagram to a name of the host's, from a socket that was never asked for one.
+fn send_datagram(name: &str) -> std::io::Result<usize> {
+    let (socket, _other) = std::os::unix::net::UnixDatagram::pair()?;
+    socket.send_to_addr(b"x", &SocketAddr::from_abstract_name(name)?)
+}
+
+/// Opens what tells of all sockets in its network namespace.
+fn list_sockets() -> std::result::Result<OwnedFd, Errno> {
+    use rustix::net::{AddressFamily, SocketType, netlink, socket};
+    socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(netlink::SOCK_DIAG))
 }
 
 fn main() -> Result<()> {
