@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use shard_tests::{alive, manifest_text, wait_until};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -113,6 +114,28 @@ fn a_killed_shardctl_leaves_no_shard_and_its_socket_is_taken_over() {
     let mut again = place.up();
     kill_process(Pid::from_child(&again), Signal::TERM).expect("it is there");
     assert!(again.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_socket_takes_no_files_place_and_no_folder_that_others_can_fill_is_believed() {
+    let place = Place::new();
+    std::fs::write(place.path("socket"), "mine").unwrap();
+    let mut up = Command::new(shardctl());
+    let refused = up.arg("up").arg(place.path("echo.toml")).arg("--socket").arg(place.path("socket"));
+    let refused = text(&refused.output().expect("it runs"));
+    assert!(refused.contains("no socket") && refused.contains("another --socket"), "{refused}");
+    assert_eq!(std::fs::read(place.path("socket")).unwrap(), b"mine");
+
+    let shared = place.path(&format!("shardctl-{}", rustix::process::geteuid().as_raw()));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let echo = place.path("echo.toml");
+    for words in [&["up", echo.to_str().unwrap()][..], &["ps"], &["ps", "--app", "a"]] {
+        let mut shardctl = Command::new(shardctl());
+        let shardctl = shardctl.args(words).env("TMPDIR", place.folder.path()).env_remove("XDG_RUNTIME_DIR");
+        let refused = text(&shardctl.output().expect("it runs"));
+        assert!(refused.contains("another user can change it"), "{words:?}: {refused}");
+    }
 }
 
 #[test]

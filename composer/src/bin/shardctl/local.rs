@@ -1,5 +1,6 @@
 //! What `shardctl up` and the other verbs say to each other over a local socket, and the verbs that only ask.
 
+use crate::listener::{is_trusted, own_folder};
 use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -90,16 +91,18 @@ pub(crate) struct Target {
     socket: Option<PathBuf>,
 }
 
-/// The socket of an application's `shardctl up`.
-pub(crate) fn socket_path(application: &str) -> PathBuf {
-    folder().join(format!("shardctl-{application}.sock"))
+/// The socket of an application's `shardctl up`, in a folder that only this user can change.
+pub(crate) fn socket_path(application: &str) -> Result<PathBuf, Failure> {
+    Ok(folder()?.join(format!("shardctl-{application}.sock")))
 }
 
-fn folder() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
+fn folder() -> Result<PathBuf, Failure> {
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) if Path::new(&folder).is_dir() => folder.into(),
-        _ => std::env::temp_dir().join(format!("shardctl-{}", rustix::process::getuid().as_raw())),
-    }
+        _ => std::env::temp_dir().join(format!("shardctl-{}", rustix::process::geteuid().as_raw())),
+    };
+    own_folder(&folder)?;
+    Ok(folder)
 }
 
 impl Target {
@@ -108,9 +111,9 @@ impl Target {
             return Ok(path.clone());
         }
         if let Some(app) = &self.app {
-            return Ok(socket_path(app));
+            return socket_path(app);
         }
-        let entries = std::fs::read_dir(folder()).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(folder()?).into_iter().flatten().flatten();
         let is_ours = |name: &str| name.starts_with("shardctl-") && name.ends_with(".sock");
         let mut found: Vec<PathBuf> =
             entries.filter(|e| is_ours(&e.file_name().to_string_lossy())).map(|e| e.path()).collect();
@@ -141,6 +144,11 @@ pub(crate) fn connect(path: &Path) -> Result<ControlSocket, Failure> {
             .map_err(failed)?;
     let address = SocketAddrUnix::new(path).map_err(failed)?;
     rustix::net::connect(&socket, &address).map_err(failed)?;
+    // Root may ask whomever it names.
+    if !is_trusted(&socket) && !rustix::process::geteuid().is_root() {
+        let path = path.display();
+        return Err(Failure::run(format!("who answers at {path} is another user, and is not believed")));
+    }
     Ok(ControlSocket::from_fd(socket))
 }
 

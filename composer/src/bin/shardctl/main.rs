@@ -4,6 +4,7 @@ mod backtest;
 mod bench;
 mod doctor;
 mod image;
+mod listener;
 mod local;
 mod replay;
 mod tiers;

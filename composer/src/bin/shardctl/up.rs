@@ -1,17 +1,15 @@
 //! `shardctl up`: runs an application in the foreground and answers the other verbs over a local socket.
 
-use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, connect, parse_session, socket_path};
+use crate::listener::{self, Listener};
+use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, parse_session, socket_path};
 use crate::{Failure, ManifestArg, Outcome, log};
 use clap::Args;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use shard_composer::{Composer, LinkEnd, Session};
 use shard_runtime::control::{ControlSocket, Packet};
 use shard_runtime::id::{SessionId, ShardId};
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +39,10 @@ impl Up {
         let manifest = self.manifest.read()?;
         log(&self.log, self.json_logs)?;
         let name = manifest.application().name.clone();
-        let path = self.socket.unwrap_or_else(|| socket_path(&name));
+        let path = match self.socket {
+            Some(path) => path,
+            None => socket_path(&name)?,
+        };
         let listener = Listener::bind(&path)?;
         let mut signals =
             signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
@@ -83,49 +84,6 @@ impl Up {
     }
 }
 
-/// The socket, and its file while this lives.
-struct Listener {
-    socket: OwnedFd,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Takes the place of a socket that nobody answers at any more; never of a live one.
-    fn bind(path: &Path) -> Result<Self, Failure> {
-        let failed =
-            |error: std::io::Error| Failure::run(format!("no socket at {}: {error}", path.display()));
-        if let Some(folder) = path.parent()
-            && !folder.exists()
-        {
-            fs::DirBuilder::new().mode(0o700).create(folder).map_err(failed)?;
-        }
-        if path.exists() {
-            if connect(path).is_ok() {
-                return Err(Failure::run(format!(
-                    "another `shardctl up` answers at {}; end it, or choose another --socket",
-                    path.display()
-                )));
-            }
-            fs::remove_file(path).map_err(failed)?;
-        }
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|e| failed(e.into()))?;
-        let address = SocketAddrUnix::new(path).map_err(|e| failed(e.into()))?;
-        rustix::net::bind(&socket, &address).map_err(|e| failed(e.into()))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        rustix::net::listen(&socket, 16).map_err(|e| failed(e.into()))?;
-        Ok(Self { socket, path: path.into() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // If it is gone already, so much the better.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 struct Server {
     composer: Composer,
     /// Sessions that were composed for someone outside.
@@ -133,12 +91,9 @@ struct Server {
 }
 
 impl Server {
-    fn serve(self: &Arc<Self>, listener: &OwnedFd) {
-        while let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            if !may_ask(&socket) {
-                tracing::warn!("a caller of another user was turned away");
-                continue;
-            }
+    fn serve(self: &Arc<Self>, listener: &OwnedFd) -> ! {
+        loop {
+            let socket = listener::accept(listener);
             let server = Arc::clone(self);
             // A slow asker keeps nobody waiting. Without a thread it is turned away.
             let _ = std::thread::Builder::new()
@@ -269,10 +224,4 @@ impl Server {
             Err(error) => Answer::Failed(error.to_string()),
         }
     }
-}
-
-/// Only the same user, and root.
-fn may_ask(socket: &OwnedFd) -> bool {
-    let own = rustix::process::getuid();
-    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
