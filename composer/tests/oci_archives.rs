@@ -349,6 +349,27 @@ fn a_bomb_stops_at_the_named_maximum() {
 }
 
 #[test]
+fn folders_are_no_deeper_where_links_lead_than_where_paths_do() {
+    let down = "f/".repeat(40);
+    let mut entries = vec![folder(&down), symlink("l0", &down)];
+    for step in 0..3 {
+        entries.push(folder(&format!("l{step}/{down}")));
+        entries.push(symlink(&format!("l{}", step + 1), &format!("l{step}/{down}")));
+    }
+    let error = refused(&[entries]);
+    assert!(error.to_string().contains("folders in one another"), "{error}");
+}
+
+#[test]
+fn a_layer_that_hides_the_same_again_and_again_stops_at_the_named_maximum() {
+    let mut entries: Vec<Entry> = (0..300).map(|n| file(&format!("many/{n}"), "")).collect();
+    entries.extend((0..300).map(|_| file("many/.wh..wh..opq", "")));
+    let limits = Limits { entries: 10_000, ..Limits::default() };
+    let error = Place::new().unpack_image(&archive(&layout(&[layer(&entries)], gzip)), limits).unwrap_err();
+    assert!(error.to_string().contains("Limits::entries"), "{error}");
+}
+
+#[test]
 fn an_image_for_another_machine_or_none_at_all_is_named() {
     let mut files = layout(&[], gzip);
     let text = String::from_utf8(files.pop().unwrap().1).unwrap();

@@ -5,10 +5,10 @@
 
 use super::digest::{Checked, hex, sha256};
 use super::error::OciError;
-use super::limits::Limits;
+use super::limits::{Budget, Limits};
 use super::root::Root;
 use super::store::Store;
-use super::unpack::{Bounded, Budget, apply};
+use super::unpack::{Bounded, apply};
 use flate2::bufread::MultiGzDecoder;
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
 use serde::Deserialize;

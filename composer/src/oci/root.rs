@@ -4,7 +4,7 @@
 //! no link in it, whoever made it, leads out; and the last part of a path is never followed.
 
 use super::error::OciError;
-use super::limits::DEPTH_MAX;
+use super::limits::{Budget, DEPTH_MAX};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, linkat, mkdirat, openat, openat2,
     statat, symlinkat, unlinkat,
@@ -12,8 +12,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -22,6 +23,13 @@ const WALK_MAX: usize = 2 * DEPTH_MAX;
 
 /// The inodes of files that are to stay.
 pub(super) type Kept = HashSet<u64>;
+
+/// What a layer that hides what is below it does not hide: its own files. To look at one costs as much as to unpack it,
+/// or a small layer that hides the same folder again and again would take for ever.
+pub(super) struct Keep<'a> {
+    pub(super) made: &'a Kept,
+    pub(super) budget: &'a Budget,
+}
 
 /// The parts of an entry's path, none of which leads up or to the root.
 pub(super) fn parts(path: &Path) -> Result<Vec<&OsStr>, OciError> {
@@ -44,6 +52,8 @@ pub(super) fn parts(path: &Path) -> Result<Vec<&OsStr>, OciError> {
 pub(super) struct Root {
     fd: OwnedFd,
     path: PathBuf,
+    /// How many folders lead to it from the host's root.
+    depth: usize,
 }
 
 /// The folder of an entry, and what the entry is called there.
@@ -56,7 +66,18 @@ impl Root {
     pub(super) fn open(path: &Path) -> Result<Self, OciError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(OciError::errno(path))?;
-        Ok(Self { fd, path: path.to_owned() })
+        let depth = depth(&fd).map_err(OciError::io(path))?;
+        Ok(Self { fd, path: path.to_owned(), depth })
+    }
+
+    /// Whether there may be another folder in this one. A path is bounded; where links in the image lead it is not.
+    fn check_depth(&self, folder: &OwnedFd) -> Result<(), OciError> {
+        let depth = depth(folder).map_err(OciError::io(&self.path))?;
+        if depth.saturating_sub(self.depth) < DEPTH_MAX {
+            return Ok(());
+        }
+        let (what, max) = ("folders in one another", DEPTH_MAX as u64);
+        Err(OciError::TooLarge { what, max, limit: "DEPTH_MAX" })
     }
 
     fn error(&self, path: &Path) -> impl FnOnce(Errno) -> OciError + use<> {
@@ -122,6 +143,7 @@ impl Root {
             path.push(part);
             above = match self.folder(&path) {
                 Err(Errno::NOENT) => {
+                    self.check_depth(&above)?;
                     mkdirat(&above, *part, Mode::from_raw_mode(0o755)).map_err(self.error(&path))?;
                     let folder = self.folder(&path).map_err(self.error(&path))?;
                     made.insert(fstat(&folder).map_err(self.error(&path))?.st_ino);
@@ -134,9 +156,8 @@ impl Root {
     }
 
     /// Removes all that is in it, except for what is to be kept.
-    pub(super) fn empty(&self, kept: &Kept) -> Result<(), OciError> {
-        let top = Path::new("");
-        empty(self.readable().map_err(self.error(top))?, kept, 0).map_err(self.error(top))
+    pub(super) fn empty(&self, keep: &Keep<'_>) -> Result<(), OciError> {
+        empty(self.readable().map_err(self.error(Path::new("")))?, Some(keep), 0)
     }
 
     fn readable(&self) -> Result<OwnedFd, Errno> {
@@ -169,9 +190,10 @@ impl Place<'_> {
     }
 
     /// A folder, new or there already. Gives its inode.
-    pub(super) fn make_folder(&self) -> Result<u64, OciError> {
+    pub(super) fn make_folder(&self, root: &Root) -> Result<u64, OciError> {
         if self.kind() != Some(FileType::Directory) {
-            self.remove(&Kept::new())?;
+            root.check_depth(&self.folder)?;
+            self.remove()?;
             mkdirat(&self.folder, self.name, Mode::from_raw_mode(0o755)).map_err(self.error())?;
         }
         self.inode()
@@ -179,7 +201,7 @@ impl Place<'_> {
 
     /// A new file in the place of whatever was there.
     pub(super) fn make_file(&self, executable: bool) -> Result<(File, u64), OciError> {
-        self.remove(&Kept::new())?;
+        self.remove()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             openat(&self.folder, self.name, flags, Mode::from_raw_mode(0o600)).map_err(self.error())?;
@@ -189,7 +211,7 @@ impl Place<'_> {
     }
 
     pub(super) fn make_symlink(&self, target: &Path) -> Result<u64, OciError> {
-        self.remove(&Kept::new())?;
+        self.remove()?;
         symlinkat(target, &self.folder, self.name).map_err(self.error())?;
         self.inode()
     }
@@ -198,25 +220,35 @@ impl Place<'_> {
     pub(super) fn make_hard_link(&self, of: &Place<'_>) -> Result<u64, OciError> {
         let same = self.inode().is_ok_and(|inode| of.inode().is_ok_and(|other| other == inode));
         if !same {
-            self.remove(&Kept::new())?;
+            self.remove()?;
             linkat(&of.folder, of.name, &self.folder, self.name, AtFlags::empty()).map_err(self.error())?;
         }
         self.inode()
     }
 
-    /// Removes what is there, with all below, except for what is to be kept.
-    pub(super) fn remove(&self, kept: &Kept) -> Result<(), OciError> {
-        remove(self.folder.as_fd(), self.name, kept, 0).map_err(self.error())
+    /// Removes what is there, with all below.
+    fn remove(&self) -> Result<(), OciError> {
+        remove(self.folder.as_fd(), self.name, None, 0)
+    }
+
+    /// The same, except for what is to be kept.
+    pub(super) fn remove_but(&self, keep: &Keep<'_>) -> Result<(), OciError> {
+        remove(self.folder.as_fd(), self.name, Some(keep), 0)
     }
 
     /// Removes what is in this folder, except for what is to be kept.
-    pub(super) fn empty(&self, kept: &Kept) -> Result<(), OciError> {
+    pub(super) fn empty(&self, keep: &Keep<'_>) -> Result<(), OciError> {
         match open_folder(self.folder.as_fd(), self.name) {
-            Ok(folder) => empty(folder, kept, 0).map_err(self.error()),
+            Ok(folder) => empty(folder, Some(keep), 0),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(error) => Err(self.error()(error)),
         }
     }
+}
+
+/// How many folders lead to one from the host's root.
+fn depth(folder: &OwnedFd) -> io::Result<usize> {
+    Ok(fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))?.components().count())
 }
 
 fn open_folder(above: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
@@ -236,31 +268,41 @@ fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Errno> {
     Ok(names)
 }
 
-fn remove(above: BorrowedFd<'_>, name: &OsStr, kept: &Kept, depth: usize) -> Result<(), Errno> {
+fn remove(
+    above: BorrowedFd<'_>,
+    name: &OsStr,
+    keep: Option<&Keep<'_>>,
+    depth: usize,
+) -> Result<(), OciError> {
+    let at = |error| OciError::errno(Path::new(name))(error);
     let stat = match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
-        other => other?,
+        other => other.map_err(at)?,
     };
-    let keep = kept.contains(&stat.st_ino);
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return if keep { Ok(()) } else { unlinkat(above, name, AtFlags::empty()) };
+    if let Some(keep) = keep {
+        keep.budget.take_entry()?;
     }
-    empty(open_folder(above, name)?, kept, depth)?;
-    if keep {
+    let stays = keep.is_some_and(|keep| keep.made.contains(&stat.st_ino));
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return if stays { Ok(()) } else { unlinkat(above, name, AtFlags::empty()).map_err(at) };
+    }
+    empty(open_folder(above, name).map_err(at)?, keep, depth)?;
+    if stays {
         return Ok(());
     }
     match unlinkat(above, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY) if !kept.is_empty() => Ok(()),
-        other => other,
+        Err(Errno::NOTEMPTY) if keep.is_some_and(|keep| !keep.made.is_empty()) => Ok(()),
+        other => other.map_err(at),
     }
 }
 
-fn empty(folder: OwnedFd, kept: &Kept, depth: usize) -> Result<(), Errno> {
+fn empty(folder: OwnedFd, keep: Option<&Keep<'_>>, depth: usize) -> Result<(), OciError> {
+    let at = OciError::errno(Path::new(""));
     if depth == WALK_MAX {
-        return Err(Errno::NAMETOOLONG);
+        return Err(at(Errno::NAMETOOLONG));
     }
-    for name in names(&folder)? {
-        remove(folder.as_fd(), &name, kept, depth + 1)?;
+    for name in names(&folder).map_err(at)? {
+        remove(folder.as_fd(), &name, keep, depth + 1)?;
     }
     Ok(())
 }
@@ -285,6 +327,45 @@ pub(super) fn discard(folder: &Path) {
     let Some(above) = folder.parent() else { return };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if let Ok(above) = openat(CWD, above, flags, Mode::empty()) {
-        let _ = remove(above.as_fd(), name, &Kept::new(), 0);
+        discard_in(above.as_fd(), name);
+    }
+}
+
+fn discard_in(above: BorrowedFd<'_>, name: &OsStr) {
+    if unlinkat(above, name, AtFlags::empty()).is_ok() {
+        return;
+    }
+    let Ok(folder) = open_folder(above, name) else { return };
+    // Only who may write to a folder can take something out of it.
+    let _ = fchmod(&folder, Mode::RWXU);
+    for name in names(&folder).unwrap_or_default() {
+        discard_in(folder.as_fd(), &name);
+    }
+    let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Uid, geteuid};
+
+    #[test]
+    fn what_is_thrown_away_is_gone_though_it_could_only_be_read_and_its_owner_is_not_root() {
+        let place = tempfile::tempdir().unwrap();
+        let whole = place.path().join("whole");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if geteuid().is_root() {
+                    let nobody = Uid::from_raw(65_534);
+                    rustix::fs::chown(place.path(), Some(nobody), None).unwrap();
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                fs::create_dir_all(whole.join("a/b")).unwrap();
+                fs::write(whole.join("a/b/file"), "").unwrap();
+                Root::open(&whole).unwrap().close().unwrap();
+                discard(&whole);
+            });
+        });
+        assert!(!whole.exists());
     }
 }

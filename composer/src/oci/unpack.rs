@@ -7,9 +7,8 @@
 
 use super::archive::{self, Entry};
 use super::error::OciError;
-use super::limits::Limits;
-use super::root::{Kept, Root, parts};
-use std::cell::Cell;
+use super::limits::Budget;
+use super::root::{Keep, Kept, Root, parts};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,47 +22,6 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// How much of a file is copied at once.
 const COPY_BYTES: usize = 128 << 10;
-/// What the headers and the padding of an entry may take in an archive, at most, with what is said ahead of it.
-const HEADERS_BYTES_MAX: u64 = 4 << 10;
-
-/// What may still be unpacked.
-pub(super) struct Budget {
-    limits: Limits,
-    bytes_left: Cell<u64>,
-    entries_left: Cell<u64>,
-    stream_left: Cell<u64>,
-}
-
-impl Budget {
-    pub(super) fn new(limits: Limits) -> Self {
-        let headers = limits.entries.saturating_mul(HEADERS_BYTES_MAX);
-        Self {
-            limits,
-            bytes_left: Cell::new(limits.unpacked_bytes),
-            entries_left: Cell::new(limits.entries),
-            stream_left: Cell::new(limits.unpacked_bytes.saturating_add(headers)),
-        }
-    }
-
-    fn take_entry(&self) -> Result<(), OciError> {
-        let (what, max, limit) = ("entries", self.limits.entries, "Limits::entries");
-        take(&self.entries_left, 1).ok_or(OciError::TooLarge { what, max, limit })
-    }
-
-    fn take_bytes(&self, bytes: u64) -> Result<(), OciError> {
-        take(&self.bytes_left, bytes).ok_or_else(|| self.too_large())
-    }
-
-    fn too_large(&self) -> OciError {
-        let (what, max) = ("bytes unpacked", self.limits.unpacked_bytes);
-        OciError::TooLarge { what, max, limit: "Limits::unpacked_bytes" }
-    }
-}
-
-fn take(left: &Cell<u64>, taken: u64) -> Option<()> {
-    left.set(left.get().checked_sub(taken)?);
-    Some(())
-}
 
 /// Stops a stream that is longer than all that is allowed: what follows an archive's end costs time too.
 pub(super) struct Bounded<'a, R> {
@@ -74,8 +32,7 @@ pub(super) struct Bounded<'a, R> {
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        take(&self.budget.stream_left, read as u64)
-            .ok_or_else(|| io::Error::other(self.budget.too_large()))?;
+        self.budget.take_stream(read as u64).map_err(io::Error::other)?;
         Ok(read)
     }
 }
@@ -99,14 +56,14 @@ fn put<R: Read>(entry: Entry<'_, R>, root: &Root, budget: &Budget, made: &mut Ke
     let last = at.last().copied().unwrap_or_default();
     if last.as_bytes().starts_with(WHITEOUT) {
         at.pop();
-        return white_out(last, &mut at, root, made, &path);
+        return white_out(last, &mut at, root, &Keep { made, budget }, &path);
     }
     let Some(place) = root.place(&at, made)? else {
         // The root itself, which is there.
         return if entry.kind.is_dir() { Ok(()) } else { Err(OciError::Outside { entry: path }) };
     };
     let inode = match entry.kind {
-        EntryType::Directory => place.make_folder()?,
+        EntryType::Directory => place.make_folder(root)?,
         EntryType::Regular | EntryType::Continuous => {
             let (file, inode) = place.make_file(entry.mode & 0o111 != 0)?;
             fill(file, entry, budget)?;
@@ -170,13 +127,13 @@ fn white_out<'a>(
     mark: &'a OsStr,
     at: &mut Vec<&'a OsStr>,
     root: &Root,
-    made: &Kept,
+    keep: &Keep<'_>,
     path: &Path,
 ) -> Result<(), OciError> {
     if mark.as_bytes() == OPAQUE {
         return match root.find(at)? {
-            Some(folder) => folder.empty(made),
-            None if at.is_empty() => root.empty(made),
+            Some(folder) => folder.empty(keep),
+            None if at.is_empty() => root.empty(keep),
             None => Ok(()),
         };
     }
@@ -185,7 +142,7 @@ fn white_out<'a>(
         return Err(OciError::Outside { entry: path.to_owned() });
     }
     at.push(gone);
-    root.find(at)?.map_or(Ok(()), |place| place.remove(made))
+    root.find(at)?.map_or(Ok(()), |place| place.remove_but(keep))
 }
 
 fn name_of(kind: EntryType) -> String {
