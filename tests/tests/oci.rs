@@ -108,6 +108,13 @@ fn a_shard_in_a_container_answers_and_reaches_nothing_else() {
 }
 
 #[test]
+fn a_container_makes_no_namespaces_and_opens_no_sockets_but_of_its_own_network() {
+    let Some(place) = place() else { return };
+    let composer = start(place, &manifest(&place.join("misfit.tar"), "echo", ""));
+    assert_eq!(ask(&composer, b"climb"), b"ip routes");
+}
+
+#[test]
 fn the_end_of_a_container_is_seen_and_another_is_started() {
     let Some(place) = place() else { return };
     let composer = start(place, &manifest(&place.join("misfit.tar"), "echo", ""));

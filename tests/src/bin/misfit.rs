@@ -77,6 +77,7 @@ impl Shard for Misfit {
                 let sum = self.table.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
                 return Ok(ctx.reply(&message, sum.to_string().as_bytes())?);
             }
+            b"climb" => return Ok(ctx.reply(&message, climb().join(" ").as_bytes())?),
             b"stain" => self.stained = true,
             b"burn" => {
                 let start = Instant::now();
@@ -144,6 +145,28 @@ fn forever() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
+}
+
+/// Tries what leads out of a container. Names what the kernel did.
+fn climb() -> Vec<&'static str> {
+    use rustix::net::{AddressFamily, SocketType, netlink, socket};
+    let mut done = Vec::new();
+    let mut note = |what, worked: bool| done.extend(worked.then_some(what));
+    for (what, flag) in [("new-users", libc::CLONE_NEWUSER), ("new-net", libc::CLONE_NEWNET)] {
+        // SAFETY: as fork(2); the child ends at once.
+        let forked = unsafe { libc::syscall(libc::SYS_clone, flag | libc::SIGCHLD, 0, 0, 0, 0) };
+        if forked == 0 {
+            // SAFETY: it ends the child.
+            unsafe { libc::_exit(0) }
+        }
+        note(what, forked > 0);
+    }
+    note("machine-socket", socket(AddressFamily::VSOCK, SocketType::STREAM, None).is_ok());
+    let diag = socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(netlink::SOCK_DIAG));
+    note("all-sockets", diag.is_ok());
+    note("ip", socket(AddressFamily::INET6, SocketType::STREAM, None).is_ok());
+    note("routes", socket(AddressFamily::NETLINK, SocketType::DGRAM, None).is_ok());
+    done
 }
 
 fn control() -> ControlSocket {
