@@ -11,6 +11,7 @@
 
 use crate::core::{CompositionId, Core, Effect, End, Event, Loss, Refusal, RequestId, Tiers, WireEnd};
 use crate::embed::Embed;
+use crate::said::said;
 use crate::scaler::{Passed, Scaler, Target};
 use shard_runtime::clock;
 use shard_runtime::control::COMPOSER_LINK;
@@ -81,8 +82,7 @@ struct Acks {
 impl Receiver for Acks {
     fn message(&mut self, link: LinkId, header: &Header, payload: &[u8]) {
         let verb = if header.flags.has(Flags::CONTROL) { Verb::from_port(header.port) } else { None };
-        let text =
-            if payload.is_empty() { String::new() } else { String::from_utf8_lossy(payload).into_owned() };
+        let text = if payload.is_empty() { String::new() } else { said(&String::from_utf8_lossy(payload)) };
         self.list.push(Ack { link, verb, session: header.session, text });
     }
 

@@ -3,6 +3,7 @@
 use crate::core::{Effect, Tier};
 use crate::embed::Embed;
 use crate::hub::{Hub, Slow};
+use crate::said::said;
 use shard_runtime::clock;
 use shard_runtime::id::{ComponentId, ShardId};
 use shard_runtime::stats::StatsReader;
@@ -241,6 +242,7 @@ impl Inner {
     }
 
     pub(crate) fn note_fault_of(&self, component: ComponentId, fault: String) {
+        let fault = said(&fault);
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(component, fault);
     }
 

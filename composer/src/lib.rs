@@ -43,6 +43,7 @@ pub mod oci;
 pub mod policy;
 mod processes;
 pub mod resources;
+mod said;
 pub mod scaler;
 mod session;
 mod shell;

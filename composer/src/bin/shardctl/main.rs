@@ -117,7 +117,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("shardctl: {}", failure.text);
+            // It may hold what an image or a shard says.
+            let harmless = |c: char| match c == '\n' || !c.is_control() {
+                true => c.to_string(),
+                false => c.escape_default().to_string(),
+            };
+            eprintln!("shardctl: {}", failure.text.chars().map(harmless).collect::<String>());
             ExitCode::from(failure.code)
         }
     }
