@@ -67,7 +67,7 @@
 //! | key | default | meaning |
 //! | --- | --- | --- |
 //! | `program` | required, or `image` | what a shard runs: see [`resolve_program`] |
-//! | `image` | none | the OCI image or bundle that a shard runs in a container, instead of a program: `"oci:PATH"`, relative to the manifest's folder; a folder with an image layout or a bundle, or an archive in image layout or of `docker save`. Not with `zygote` or `frozen` |
+//! | `image` | none | the OCI image or bundle that a shard runs in a container, instead of a program: `"oci:PATH"`, relative to the manifest's folder; a folder with an image layout or a bundle, or an archive in image layout or of `docker save`. Not with `zygote`, `allow`, `gpu_memory` or `isolation = "none"` |
 //! | `args` | `[]` | the arguments after the program's name; of an image, instead of its own after the entry point, if there are any |
 //! | `env` | `{}` | environment variables. Of the composer's own an isolated shard inherits `PATH`, `LANG`, `LC_ALL`, `TZ`, `TERM`, `RUST_LOG` and `RUST_BACKTRACE` alone, one that is not isolated all; of an image, on top of its own alone |
 //! | `capacity` | `1` | sessions per shard, 1 to 65536 |
