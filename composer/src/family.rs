@@ -27,7 +27,8 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-/// Sends a signal to a process, whose pidfd this is, and to all below it, also those that are started meanwhile.
+/// Sends a signal that ends nobody to a process, whose pidfd this is, and to all below it, also those that are started
+/// meanwhile.
 pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, signal: Signal) {
     // It may have ended by itself, here and below.
     let _ = pidfd_send_signal(pidfd, signal);

@@ -6,9 +6,17 @@
 //! clean up.
 //!
 //! ```text
-//! launch helper ── guard ── OCI runtime (pid 1) ── shard (pid 1 of the container's own)
-//!                    │           └ dies with the guard, and everyone below with it
-//!                    └ dies with the helper; ends as the runtime ends
+//! launch helper ── OCI runtime (pid 1) ── shard (pid 1 of the container's own)
+//!                       └ dies with the helper, and everyone below with it
+//! ```
+//!
+//! Where somebody wants to see what the container prints there is one process more. It passes that on, because runtimes
+//! give their streams away to the container's user, and a file or a device of the host would be its then.
+//!
+//! ```text
+//! launch helper ── guard ── OCI runtime (pid 1) ── shard
+//!                    │           └ dies with the guard
+//!                    └ dies with the helper; ends as the runtime ends, when all that was said is passed on
 //! ```
 //!
 //! Runtimes copy their own program at each start, and run the copy, so that no container can change the program through
@@ -36,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 /// So many descriptors, from 3 on, the runtime is to leave open to the container.
 pub const PRESERVED_FDS: u32 = 1;
-/// So many processes stand beside those of the container as long as it lives: the guard and the runtime.
+/// So many processes at the most stand beside those of the container as long as it lives: the guard and the runtime.
 pub const PROCESSES_BESIDE: u32 = 2;
 
 /// Where the runtime finds its own file system in memory, in a mount namespace of its own. A user of the container's
@@ -70,7 +78,8 @@ impl OciRuntime {
 
 /// A file's content in memory that can be run, and not be written any more.
 fn sealed_copy(path: &Path) -> io::Result<OwnedFd> {
-    let (name, flags) = (path.file_name().unwrap_or_default(), MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+    let (name, flags) =
+        (path.file_name().unwrap_or_default(), MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
     let memory = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
         // A kernel before 6.3, which knows no others.
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
@@ -124,16 +133,22 @@ pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
         }),
         reporting,
     };
-    let Some(guard) = clone(0, contain.cgroup)? else { stand_guard(&prepared) };
+    let started = match &prepared.said {
+        None => start_runtime(&prepared, &prepared.helper, contain.cgroup)?,
+        Some(said) => match clone(0, contain.cgroup)? {
+            Some(guard) => guard,
+            None => stand_guard(&prepared, said),
+        },
+    };
     drop(prepared);
     let mut error = [0; 4];
     match File::from(report).read_exact(&mut error) {
         // Nobody has the other end any more: the runtime runs.
-        Err(_) => Ok(guard),
+        Err(_) => Ok(started),
         Ok(()) => {
             // It may have ended by itself.
-            let _ = pidfd_send_signal(&guard.pidfd, Signal::KILL);
-            let _ = reap(guard.pidfd.as_fd());
+            let _ = pidfd_send_signal(&started.pidfd, Signal::KILL);
+            let _ = reap(started.pidfd.as_fd());
             Err(io::Error::from_raw_os_error(i32::from_ne_bytes(error)))
         }
     }
@@ -159,10 +174,14 @@ struct Users {
     gid_map: Vec<u8>,
 }
 
-/// In the first process: starts the runtime and ends as that does.
-fn stand_guard(prepared: &Prepared<'_>) -> ! {
-    match start_runtime(prepared) {
-        Ok(runtime) => watch(runtime, prepared.said.as_ref()),
+/// In the guard: starts the runtime and ends as that does.
+fn stand_guard(prepared: &Prepared<'_>, said: &[(OwnedFd, OwnedFd); 2]) -> ! {
+    let started = die_with(&prepared.helper).and_then(|()| {
+        let guard = pidfd_open(getpid(), PidfdFlags::empty())?;
+        start_runtime(prepared, &guard, None)
+    });
+    match started {
+        Ok(runtime) => watch(runtime, said),
         Err(error) => give_up(prepared, error),
     }
 }
@@ -177,31 +196,31 @@ fn give_up(prepared: &Prepared<'_>, error: Errno) -> ! {
     }
 }
 
-fn start_runtime(prepared: &Prepared<'_>) -> Result<Spawned, Errno> {
-    die_with(&prepared.helper)?;
-    if let Some(users) = &prepared.users {
-        // SAFETY: the process has one thread, as one that was just forked has.
-        if unsafe { libc::unshare(libc::CLONE_NEWUSER) } < 0 {
-            return Err(crate::process::last_errno());
-        }
-        write(c"/proc/self/setgroups", b"deny")?;
-        write(c"/proc/self/uid_map", &users.uid_map)?;
-        write(c"/proc/self/gid_map", &users.gid_map)?;
-    }
-    let guard = pidfd_open(getpid(), PidfdFlags::empty())?;
-    match clone((libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64, None)? {
+/// Forks what becomes the runtime; `parent` is the pidfd of the process that does.
+fn start_runtime(
+    prepared: &Prepared<'_>,
+    parent: &OwnedFd,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, Errno> {
+    let users = if prepared.users.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    match clone((users | libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64, cgroup)? {
         Some(runtime) => Ok(runtime),
         None => {
-            let Err(error) = become_runtime(prepared, &guard);
+            let Err(error) = become_runtime(prepared, parent);
             give_up(prepared, error)
         }
     }
 }
 
 /// In the first process of the new namespaces.
-fn become_runtime(prepared: &Prepared<'_>, guard: &OwnedFd) -> Result<Infallible, Errno> {
+fn become_runtime(prepared: &Prepared<'_>, parent: &OwnedFd) -> Result<Infallible, Errno> {
     reset_signals();
-    die_with(guard)?;
+    if let Some(users) = &prepared.users {
+        write(c"/proc/self/setgroups", b"deny")?;
+        write(c"/proc/self/uid_map", &users.uid_map)?;
+        write(c"/proc/self/gid_map", &users.gid_map)?;
+    }
+    die_with(parent)?;
     mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(c"proc", c"/proc", c"proc", flags, None)?;
@@ -236,26 +255,16 @@ fn become_runtime(prepared: &Prepared<'_>, guard: &OwnedFd) -> Result<Infallible
 }
 
 /// Passes on what the container prints, waits for the runtime and ends as it did.
-///
-/// The container does not get the helper's own streams: runtimes give theirs away to the container's user, and a file or
-/// a device of the host would be its then.
-fn watch(runtime: Spawned, said: Option<&[(OwnedFd, OwnedFd); 2]>) -> ! {
+fn watch(runtime: Spawned, [(out, _), (error, _)]: &[(OwnedFd, OwnedFd); 2]) -> ! {
     // SAFETY: system calls on numbers and on memory of this stack; the process uses no other of its descriptors again.
     // The one that the helper reads has to be closed, so that its waiting ends when the runtime runs.
     unsafe {
         libc::close(0);
-        match said {
-            Some([(out, _), (error, _)]) => {
-                // Their own numbers are higher, so neither is in the other's way.
-                libc::dup2(out.as_raw_fd(), CONTROL_FD);
-                libc::dup2(error.as_raw_fd(), CONTROL_FD + 1);
-                libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
-                pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
-            }
-            None => {
-                libc::close_range(1, u32::MAX, 0);
-            }
-        }
+        // Their own numbers are higher, so neither is in the other's way.
+        libc::dup2(out.as_raw_fd(), CONTROL_FD);
+        libc::dup2(error.as_raw_fd(), CONTROL_FD + 1);
+        libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
+        pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
         let mut status = 0;
         while libc::waitpid(runtime.pid as i32, &raw mut status, 0) < 0 {
             if *libc::__errno_location() != libc::EINTR {

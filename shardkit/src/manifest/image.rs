@@ -53,7 +53,8 @@ fn check_alone(name: &At<String>, raw: &raw::Component) -> Result<(), Problem> {
         return Err(Problem::at(&name.span, what, "leave `zygote` out"));
     }
     if let Some(allow) = &raw.allow {
-        let what = format!("component `{}` is an image, whose containers reach nothing of the host", name.value);
+        let what =
+            format!("component `{}` is an image, whose containers reach nothing of the host", name.value);
         let cure = "leave `allow` out, or run its program natively";
         return Err(Problem::at(&allow.span, what, cure));
     }

@@ -59,7 +59,7 @@
 //! | --- | --- | --- |
 //! | `name` | required | the application's name, in logs and file names |
 //! | `idle_latency_us` | the kernel's choice | how long a sleeping processor of this host may take to wake. 0 keeps them from sleeping: shards that sleep wake in half to two thirds of the time, and the idle processors use as much power as busy ones. Needs the right to write `/dev/cpu_dma_latency` |
-//! | `oci_runtime` | `crun` | the OCI runtime that runs images: a name or a path |
+//! | `oci_runtime` | `crun` | the OCI runtime that runs images: the name or the path of a crun |
 //! | `cycles` | `false` | whether components may call each other in a circle; calls to the embedder never count |
 //!
 //! `[component.NAME]`, at least one:
