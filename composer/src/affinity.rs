@@ -4,15 +4,17 @@
 //! their threads are moved from outside. A thread that left its place by itself is not watched: only the kernel's
 //! control groups hold it.
 
+use crate::family::family;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
 
-/// Moves the threads of a process that are not on its `own` processors alone to `others`.
+/// Moves the threads of a process, and of all below it, that are not on its `own` processors alone to `others`.
 pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32]) {
     let others = set(others);
     // A process or thread that is gone needs no place.
-    for entry in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+    let tasks = family(pid).into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
+    for entry in tasks.flatten().flatten() {
         let thread = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let Some(thread) = thread else { continue };
         let Ok(now) = sched_getaffinity(Some(thread)) else { continue };

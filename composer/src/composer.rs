@@ -329,8 +329,9 @@ impl Builder {
         let find = |program: &Program| resolve_program(program, self.manifest.folder(), &me);
         let mut ground = None;
         let component = |component: &Component| match &component.program {
-            Some(program) if program.image().is_some() => {
-                let found = self.container(program, &mut ground).map(Executable::Container);
+            Some(program) if component.is_image() => {
+                let processes = component.needs.processes;
+                let found = self.container(program, processes, &mut ground).map(Executable::Container);
                 let error = |source| StartError::Image { component: component.name.clone(), source };
                 found.map(Some).map_err(error)
             }
@@ -353,6 +354,7 @@ impl Builder {
     fn container(
         &self,
         program: &Program,
+        processes: u32,
         ground: &mut Option<(Runtime, Cache)>,
     ) -> Result<Container, OciError> {
         let image = self.manifest.folder().join(program.image().unwrap_or(&program.path));
@@ -364,7 +366,7 @@ impl Builder {
             *ground = Some((runtime, cache));
         }
         let (runtime, cache) = ground.as_ref().expect("it was just looked for");
-        prepare(&image, program, runtime, cache)
+        prepare(&image, program, processes, runtime, cache)
     }
 }
 

@@ -1,14 +1,15 @@
 //! Freezing: a shard keeps its memory and gets no processor.
 //!
-//! Its control group is frozen, with all that it has started. Where it has none it is stopped by a signal: it does the
-//! same, but whoever may send it a signal can let it go on, and what it has started is not stopped with it.
+//! Its control group is frozen, with all that it has started. Where it has none it is stopped by a signal, with all below it:
+//! that does the same, but whoever may send it a signal can let it go on.
 //!
 //! Invariant: a frozen shard can be killed, and dies with its composer, either way. What is thawed in the way in which
 //! it was frozen runs again.
 
+use crate::family;
 use crate::groups::Groups;
 use crate::processes::ProcessId;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
@@ -21,18 +22,17 @@ pub(crate) struct Freezer {
 
 impl Freezer {
     /// Takes the processor away from a process.
-    pub(crate) fn freeze(&mut self, groups: &Groups, process: ProcessId, pidfd: BorrowedFd<'_>) {
+    pub(crate) fn freeze(&mut self, groups: &Groups, process: ProcessId, pid: u32, pidfd: BorrowedFd<'_>) {
         if !groups.freeze(process, true) {
             self.stopped.insert(process);
-            // It may have ended by itself.
-            let _ = pidfd_send_signal(pidfd, Signal::STOP);
+            family::signal(pid, pidfd, Signal::STOP);
         }
     }
 
     /// Lets a process go on. Nothing happens to one that was not frozen.
-    pub(crate) fn thaw(&mut self, groups: &Groups, process: ProcessId, pidfd: BorrowedFd<'_>) {
+    pub(crate) fn thaw(&mut self, groups: &Groups, process: ProcessId, pid: u32, pidfd: BorrowedFd<'_>) {
         if self.stopped.remove(&process) {
-            let _ = pidfd_send_signal(pidfd, Signal::CONT);
+            family::signal(pid, pidfd, Signal::CONT);
         } else {
             groups.freeze(process, false);
         }
@@ -48,10 +48,11 @@ impl Freezer {
 mod tests {
     use super::*;
     use crate::groups::Limits;
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
     use std::fs;
+    use std::io::Write;
     use std::os::fd::AsFd;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
     use std::thread::sleep;
     use std::time::Duration;
 
@@ -74,25 +75,36 @@ mod tests {
 
     fn check(mut groups: Groups) {
         let (process, mut freezer) = (ProcessId(3), Freezer::default());
-        let mut child: Child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        let limits = Limits { memory_bytes: 0, processes: 8, cores: Vec::new(), rdma: None };
+        // What works is below it, and is started when it is in its group.
+        let mut child: Child = Command::new("sh")
+            .args(["-c", "read _; (while :; do :; done) & wait"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let limits = Limits { memory_bytes: 0, processes: 8, beside: 0, cores: Vec::new(), rdma: None };
         if let Some(group) = groups.make(process, limits) {
             let procs = format!("/proc/self/fd/{}/cgroup.procs", std::os::fd::AsRawFd::as_raw_fd(&group));
             fs::write(procs, child.id().to_string()).unwrap();
         }
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-        wait_until("it works", || used(child.id()) > 2);
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let below = || family::family(child.id())[1..].first().copied();
+        wait_until("something is below it", || below().is_some());
+        let below = below().unwrap();
+        wait_until("it works", || used(below) > 2);
         for _ in 0..2 {
-            freezer.freeze(&groups, process, pidfd.as_fd());
+            freezer.freeze(&groups, process, child.id(), pidfd.as_fd());
             sleep(Duration::from_millis(20));
-            let before = used(child.id());
+            let before = used(below);
             sleep(Duration::from_millis(100));
-            assert_eq!(used(child.id()), before, "it works while it is frozen");
-            freezer.thaw(&groups, process, pidfd.as_fd());
-            wait_until("it works again", || used(child.id()) > before);
+            assert_eq!(used(below), before, "it works while it is frozen");
+            freezer.thaw(&groups, process, child.id(), pidfd.as_fd());
+            wait_until("it works again", || used(below) > before);
         }
-        freezer.freeze(&groups, process, pidfd.as_fd());
-        pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+        freezer.freeze(&groups, process, child.id(), pidfd.as_fd());
+        for pid in [below, child.id()] {
+            kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+        }
         child.wait().unwrap();
         freezer.forget(process);
         groups.remove(process);

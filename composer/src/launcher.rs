@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
-use shard_runtime::contain::{Contain, contain};
+use shard_runtime::contain::{Contain, OciRuntime, contain};
 use shard_runtime::control::{ControlError, ControlSocket, LAUNCHER_ENV, Packet};
 use shard_runtime::isolation::{Absent, Allow, Isolation};
 use shard_runtime::process::{Ended, Spawn, Spawned, anchor, reap, spawn};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -199,7 +199,7 @@ fn serve() -> Result<(), ControlError> {
     let _ = rustix::process::setpgid(None, None);
     let socket = ControlSocket::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
     let mut shards: Vec<Shard> = Vec::new();
-    let mut jails = Vec::new();
+    let mut kept = Kept::default();
     let mut packet = Packet::new();
     loop {
         let ended = wait(&socket, &shards)?;
@@ -209,14 +209,14 @@ fn serve() -> Result<(), ControlError> {
         if ended.socket {
             match socket.receive::<ToLauncher>(&mut packet) {
                 Ok((ToLauncher::Launch(launch), fds)) => {
-                    shards.extend(start(&socket, &launch, fds, &mut jails)?);
+                    shards.extend(start(&socket, &launch, fds, &mut kept)?);
                 }
                 Ok((ToLauncher::Adopt { process }, fds)) => {
                     let adopted = adopt(&shards, fds);
                     shards.extend(answer(&socket, process, adopted)?);
                 }
                 Err(error) => {
-                    kill_all(shards, jails);
+                    kill_all(shards, kept.jails);
                     return if matches!(error, ControlError::Closed) { Ok(()) } else { Err(error) };
                 }
             }
@@ -245,7 +245,14 @@ fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ready> {
     Ok(Ready { socket: ready(&fds[0]), shards })
 }
 
-/// How one program is isolated, prepared once.
+/// What is prepared once, and used for each launch.
+#[derive(Default)]
+struct Kept {
+    jails: Vec<Jail>,
+    runtimes: Vec<OciRuntime>,
+}
+
+/// How one program is isolated.
 struct Jail {
     program: PathBuf,
     allow: Allow,
@@ -259,7 +266,7 @@ fn start(
     socket: &ControlSocket,
     launch: &Launch,
     fds: Vec<OwnedFd>,
-    jails: &mut Vec<Jail>,
+    kept: &mut Kept,
 ) -> Result<Option<Shard>, ControlError> {
     let (control, group) = match &fds[..] {
         [control] => (control, None),
@@ -267,13 +274,8 @@ fn start(
         _ => return Err(ControlError::Garbled(format!("{} descriptors instead of 1 or 2", fds.len()))),
     };
     let started = match &launch.container {
-        Some(ContainerPlace { bundle, rootfs }) => {
-            let (program, args, control, quiet) =
-                (&launch.program, &launch.args, control.as_fd(), launch.quiet);
-            contain(&Contain { program, args, control, quiet, bundle, rootfs })
-                .map(|process| Started { process, outside: 0 })
-        }
-        None => start_isolated(launch, control, group, jails),
+        Some(place) => start_container(launch, place, control, group, &mut kept.runtimes),
+        None => start_isolated(launch, control, group, &mut kept.jails),
     };
     answer(socket, launch.process, started)
 }
@@ -282,6 +284,38 @@ fn start(
 const NOT_ENTERED: [Errno; 7] =
     [Errno::NOSYS, Errno::ACCESS, Errno::PERM, Errno::BUSY, Errno::OPNOTSUPP, Errno::NODEV, Errno::INVAL];
 
+/// Starts something in its group, or outside if it can't be entered.
+fn in_group(
+    group: Option<&OwnedFd>,
+    start: impl Fn(Option<BorrowedFd<'_>>) -> io::Result<Spawned>,
+) -> io::Result<Started> {
+    match start(group.map(AsFd::as_fd)) {
+        Err(error)
+            if group.is_some() && Errno::from_io_error(&error).is_some_and(|e| NOT_ENTERED.contains(&e)) =>
+        {
+            // If it was not for the group, this says so.
+            Ok(Started { process: start(None)?, outside: error.raw_os_error().unwrap_or_default() })
+        }
+        started => Ok(Started { process: started?, outside: 0 }),
+    }
+}
+
+fn start_container(
+    launch: &Launch,
+    ContainerPlace { bundle, rootfs }: &ContainerPlace,
+    control: &OwnedFd,
+    group: Option<&OwnedFd>,
+    runtimes: &mut Vec<OciRuntime>,
+) -> io::Result<Started> {
+    let known = runtimes.iter().position(|runtime| runtime.path() == launch.program);
+    let at = known.unwrap_or_else(|| {
+        runtimes.push(OciRuntime::new(&launch.program));
+        runtimes.len() - 1
+    });
+    let (runtime, args, control, quiet) = (&runtimes[at], &launch.args, control.as_fd(), launch.quiet);
+    in_group(group, |cgroup| contain(&Contain { runtime, args, control, quiet, bundle, rootfs, cgroup }))
+}
+
 fn start_isolated(
     launch: &Launch,
     control: &OwnedFd,
@@ -289,26 +323,18 @@ fn start_isolated(
     jails: &mut Vec<Jail>,
 ) -> io::Result<Started> {
     let jail = launch.isolation.as_ref().map(|allow| jail(launch, allow, jails)).transpose()?;
-    let mut what = Spawn {
-        program: &launch.program,
-        args: &launch.args,
-        env: &launch.env,
-        control: control.as_fd(),
-        quiet: launch.quiet,
-        isolation: jail.as_ref().map(|jail| &jail.isolation),
-        anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
-        cgroup: group.map(AsFd::as_fd),
-    };
-    match spawn(&what) {
-        Err(error)
-            if group.is_some() && Errno::from_io_error(&error).is_some_and(|e| NOT_ENTERED.contains(&e)) =>
-        {
-            what.cgroup = None;
-            // If it was not for the group, this says so.
-            Ok(Started { process: spawn(&what)?, outside: error.raw_os_error().unwrap_or_default() })
-        }
-        started => Ok(Started { process: started?, outside: 0 }),
-    }
+    in_group(group, |cgroup| {
+        spawn(&Spawn {
+            program: &launch.program,
+            args: &launch.args,
+            env: &launch.env,
+            control: control.as_fd(),
+            quiet: launch.quiet,
+            isolation: jail.map(|jail| &jail.isolation),
+            anchor: jail.and_then(|jail| jail.anchor.as_ref()),
+            cgroup,
+        })
+    })
 }
 
 /// The isolation of what is to be started, from the last time or new.

@@ -31,6 +31,7 @@ mod composer;
 pub mod core;
 mod embed;
 mod explain;
+mod family;
 mod freezer;
 mod groups;
 mod history;

@@ -781,17 +781,19 @@ impl Shell {
 
     fn freeze(&mut self, shard: ShardId) {
         if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
-            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
+            && let Some(process) = self.processes.get(id)
+            && let Some(pidfd) = &process.pidfd
         {
-            self.freezer.freeze(&self.processes.groups, id, pidfd.as_fd());
+            self.freezer.freeze(&self.processes.groups, id, process.pid, pidfd.as_fd());
         }
     }
 
     fn thaw(&mut self, shard: ShardId) {
         if let Some(id) = self.shards.get(&shard).and_then(|entry| entry.process)
-            && let Some(pidfd) = self.processes.get(id).and_then(|process| process.pidfd.as_ref())
+            && let Some(process) = self.processes.get(id)
+            && let Some(pidfd) = &process.pidfd
         {
-            self.freezer.thaw(&self.processes.groups, id, pidfd.as_fd());
+            self.freezer.thaw(&self.processes.groups, id, process.pid, pidfd.as_fd());
         }
     }
 

@@ -6,28 +6,46 @@
 //! clean up.
 //!
 //! ```text
-//! launch helper ── guard ── OCI runtime (pid 1) ── shard (pid 1 of the container's own)
-//!                    │           └ dies with the guard, and everyone below with it
-//!                    └ dies with the helper; ends as the runtime ends
+//! launch helper ── OCI runtime (pid 1) ── shard (pid 1 of the container's own)
+//!                       └ dies with the helper, and everyone below with it
 //! ```
 //!
-//! Invariant: a process in the container has the control socket and standard streams, and no other descriptor of the
-//! helper's.
+//! Where somebody wants to see what the container prints there is one process more. It passes that on, because runtimes
+//! give their streams away to the container's user, and a file or a device of the host would be its then.
+//!
+//! ```text
+//! launch helper ── guard ── OCI runtime (pid 1) ── shard
+//!                    │           └ dies with the guard
+//!                    └ dies with the helper; ends as the runtime ends, when all that was said is passed on
+//! ```
+//!
+//! Runtimes copy their own program at each start, and run the copy, so that no container can change the program through
+//! `/proc`. One that runs from memory that nobody can change does without: [`OciRuntime`] copies it once.
+//!
+//! Invariant: all of these processes are in the container's control group from their first instruction on. A process in
+//! the container has the control socket and standard streams, and no other descriptor of the helper's.
 
-use crate::control::{CONTROL_FD, LAUNCHER_ENV};
-use crate::process::Spawned;
-use rustix::process::{Pid, PidfdFlags, Signal, getegid, geteuid};
+use crate::control::CONTROL_FD;
+use crate::process::{Image, Spawned, clone, close_at_exec, die_with, high, pipe, put, reap, reset_signals};
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, SealFlags, makedev, mkdir, mknodat, open};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{
+    PidfdFlags, Signal, chdir, fchdir, getegid, geteuid, getpid, pidfd_open, pidfd_send_signal,
+};
+
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::ptr;
+use std::path::{Path, PathBuf};
 
 /// So many descriptors, from 3 on, the runtime is to leave open to the container.
 pub const PRESERVED_FDS: u32 = 1;
+/// So many processes at the most stand beside those of the container as long as it lives: the guard and the runtime.
+pub const PROCESSES_BESIDE: u32 = 2;
 
 /// Where the runtime finds its own file system in memory, in a mount namespace of its own. A user of the container's
 /// can go through all folders on the way, which is not so where images are kept; and no program is here.
@@ -39,10 +57,46 @@ pub const ROOTFS: &str = "/dev/shm/rootfs";
 /// Where it keeps its state.
 pub const STATE: &str = "/dev/shm/state";
 
+/// An OCI runtime's program, as it was when this was made.
+pub struct OciRuntime {
+    path: PathBuf,
+    /// A copy that nobody can change. `None` where the kernel runs no such copies: then runtimes make their own.
+    copy: Option<OwnedFd>,
+}
+
+impl OciRuntime {
+    /// Copies the program.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), copy: sealed_copy(path).ok() }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A file's content in memory that can be run, and not be written any more.
+fn sealed_copy(path: &Path) -> io::Result<OwnedFd> {
+    let (name, flags) =
+        (path.file_name().unwrap_or_default(), MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+    let memory = match rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC) {
+        // A kernel before 6.3, which knows no others.
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+        made => made?,
+    };
+    let mut memory = File::from(memory);
+    io::copy(&mut File::open(path)?, &mut memory)?;
+    // These and no others are what crun and runc look for.
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    Ok(memory.into())
+}
+
 /// What to start.
 pub struct Contain<'a> {
-    /// The OCI runtime's file.
-    pub program: &'a Path,
+    /// The OCI runtime.
+    pub runtime: &'a OciRuntime,
     /// Its arguments. They have it leave descriptor [`CONTROL_FD`] to the container.
     pub args: &'a [String],
     /// The shard's end of its control socket.
@@ -53,178 +107,166 @@ pub struct Contain<'a> {
     pub bundle: &'a Path,
     /// The container's files; the runtime finds them as [`ROOTFS`].
     pub rootfs: &'a Path,
+    /// The folder of the control group (v2) in which all of it begins; `None` for that of this process.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// Starts an OCI runtime. What is started ends as the runtime does, with its exit code or by its signal.
 ///
 /// # Errors
-/// What the kernel says: no such program, no namespaces for this user, no process left.
+/// What the kernel says: no such program, no namespaces for this user, no process left, no such control group.
 pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
-    let parent = rustix::process::getpid();
-    let control = contain.control.as_raw_fd();
-    let places = Places::new(contain)?;
-    let quiet = contain.quiet;
-    let mut command = Command::new(contain.program);
-    command.args(contain.args).env_remove(LAUNCHER_ENV).stdin(Stdio::null());
-    // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(move || enter(parent, control, quiet, &places)) };
-    let child = command.spawn()?;
-    // The child is not reaped yet, so its number can't have been given to another process.
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    Ok(Spawned { pid: child.id(), pidfd, absent: Vec::new() })
-}
-
-/// What the new process needs, made beforehand.
-struct Places {
-    bundle: CString,
-    rootfs: CString,
-    uid_map: Vec<u8>,
-    gid_map: Vec<u8>,
-    root: bool,
-}
-
-impl Places {
-    fn new(contain: &Contain<'_>) -> io::Result<Self> {
-        let text = |path: &Path| Ok::<_, io::Error>(CString::new(path.as_os_str().as_bytes())?);
-        Ok(Self {
-            bundle: text(contain.bundle)?,
-            rootfs: text(contain.rootfs)?,
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (report, reporting) = pipe()?;
+    let prepared = Prepared {
+        // Some variables have a runtime hand more to its container.
+        image: Image::new(&contain.runtime.path, contain.args, &[], true)?,
+        copy: contain.runtime.copy.as_ref().map(AsFd::as_fd),
+        control: high(contain.control)?,
+        helper: high(pidfd_open(getpid(), PidfdFlags::empty())?)?,
+        said: if contain.quiet { None } else { Some([pipe()?, pipe()?]) },
+        bundle: text(contain.bundle)?,
+        rootfs: text(contain.rootfs)?,
+        users: (!geteuid().is_root()).then(|| Users {
             uid_map: format!("{0} {0} 1", geteuid().as_raw()).into_bytes(),
             gid_map: format!("{0} {0} 1", getegid().as_raw()).into_bytes(),
-            root: geteuid().is_root(),
-        })
+        }),
+        reporting,
+    };
+    let started = match &prepared.said {
+        None => start_runtime(&prepared, &prepared.helper, contain.cgroup)?,
+        Some(said) => match clone(0, contain.cgroup, None)? {
+            Some(guard) => guard,
+            None => stand_guard(&prepared, said),
+        },
+    };
+    drop(prepared);
+    let mut error = [0; 4];
+    match File::from(report).read_exact(&mut error) {
+        // Nobody has the other end any more: the runtime runs.
+        Err(_) => Ok(started),
+        Ok(()) => {
+            // It may have ended by itself.
+            let _ = pidfd_send_signal(&started.pidfd, Signal::KILL);
+            let _ = reap(started.pidfd.as_fd());
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(error)))
+        }
     }
 }
 
-/// In the child, before exec: becomes the guard, and returns in the guard's own child, which becomes the runtime.
-fn enter(helper: Pid, control: RawFd, quiet: bool, places: &Places) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != Some(helper) {
-        // The helper died before the line above.
-        return Err(io::ErrorKind::BrokenPipe.into());
+/// What the new processes need, made beforehand.
+struct Prepared<'a> {
+    image: Image,
+    copy: Option<BorrowedFd<'a>>,
+    control: OwnedFd,
+    helper: OwnedFd,
+    /// Pipes for what the container prints, unless that is thrown away: where it is read, where it is written.
+    said: Option<[(OwnedFd, OwnedFd); 2]>,
+    bundle: CString,
+    rootfs: CString,
+    /// Root needs no user namespace out here; the container has one.
+    users: Option<Users>,
+    reporting: OwnedFd,
+}
+
+struct Users {
+    uid_map: Vec<u8>,
+    gid_map: Vec<u8>,
+}
+
+/// In the guard: starts the runtime and ends as that does.
+fn stand_guard(prepared: &Prepared<'_>, said: &[(OwnedFd, OwnedFd); 2]) -> ! {
+    let started = die_with(&prepared.helper).and_then(|()| {
+        let guard = pidfd_open(getpid(), PidfdFlags::empty())?;
+        start_runtime(prepared, &guard, None)
+    });
+    match started {
+        Ok(runtime) => watch(runtime, said),
+        Err(error) => give_up(prepared, error),
     }
-    // SAFETY: system calls on numbers; between fork and exec no owner of a descriptor can be confused by them. The
-    // standard library's own descriptor for reporting errors of exec is closed by exec itself.
+}
+
+/// Says why there is no runtime, and ends.
+fn give_up(prepared: &Prepared<'_>, error: Errno) -> ! {
+    let number = error.raw_os_error();
+    // SAFETY: system calls on memory of this stack and a number; nothing of the process that this one is a copy of may run.
     unsafe {
-        if control == CONTROL_FD {
-            check(libc::fcntl(control, libc::F_SETFD, 0))?;
-        } else {
-            check(libc::dup2(control, CONTROL_FD))?;
-        }
-        check(libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32))?;
-        if !places.root {
-            // Root needs no user namespace here; the container has one.
-            check(libc::unshare(libc::CLONE_NEWUSER))?;
-            write(c"/proc/self/setgroups", b"deny")?;
-            write(c"/proc/self/uid_map", &places.uid_map)?;
-            write(c"/proc/self/gid_map", &places.gid_map)?;
-        }
-        check(libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID))?;
-    }
-    let guard = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    let said = if quiet { None } else { Some([pipe()?, pipe()?]) };
-    // SAFETY: this process has one thread, as one that was just forked has, and the child makes system calls only.
-    match unsafe { libc::fork() } {
-        ..0 => Err(io::Error::last_os_error()),
-        0 => {
-            become_first(&guard, quiet, places)?;
-            for ([_, write], stream) in said.into_iter().flatten().zip(1..) {
-                // SAFETY: system calls on numbers; the pipes' own are closed by exec.
-                unsafe { check(libc::dup2(write, stream))? };
-            }
-            // Not inherited, but closed by exec alone.
-            std::mem::forget(guard);
-            Ok(())
-        }
-        runtime => stand_guard(runtime, said.map(|said| said.map(|[read, _]| read))),
+        libc::write(prepared.reporting.as_raw_fd(), (&raw const number).cast(), size_of_val(&number));
+        libc::_exit(127)
     }
 }
 
-fn pipe() -> io::Result<[RawFd; 2]> {
-    let mut ends = [0; 2];
-    // SAFETY: the memory is large enough for two numbers.
-    unsafe { check(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC))? };
-    Ok(ends)
+/// Forks what becomes the runtime; `parent` is the pidfd of the process that does.
+fn start_runtime(
+    prepared: &Prepared<'_>,
+    parent: &OwnedFd,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, Errno> {
+    let users = if prepared.users.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    match clone((users | libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64, cgroup, None)? {
+        Some(runtime) => Ok(runtime),
+        None => {
+            let Err(error) = become_runtime(prepared, parent);
+            give_up(prepared, error)
+        }
+    }
 }
 
-/// In the first process of the new namespace.
-fn become_first(guard: &rustix::fd::OwnedFd, quiet: bool, places: &Places) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut [PollFd::new(guard, PollFlags::IN)], Some(&now)) != Ok(0) {
-        // It died before the line above; its number can't be asked for from in here.
-        return Err(io::ErrorKind::BrokenPipe.into());
+/// In the first process of the new namespaces.
+fn become_runtime(prepared: &Prepared<'_>, parent: &OwnedFd) -> Result<Infallible, Errno> {
+    reset_signals();
+    if let Some(users) = &prepared.users {
+        write(c"/proc/self/setgroups", b"deny")?;
+        write(c"/proc/self/uid_map", &users.uid_map)?;
+        write(c"/proc/self/gid_map", &users.gid_map)?;
     }
-    // SAFETY: system calls on texts that outlive them.
-    unsafe {
-        let none = ptr::null();
-        check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
-        let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        check(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), flags, none.cast()))?;
-        // What is shown in it may be below the place that it hides.
-        let bundle = check(libc::open(places.bundle.as_ptr(), libc::O_PATH | libc::O_CLOEXEC))?;
-        let rootfs = check(libc::open(places.rootfs.as_ptr(), libc::O_PATH | libc::O_CLOEXEC))?;
-        let (tmpfs, options) = (c"tmpfs".as_ptr(), c"mode=755,size=1m".as_ptr());
-        // Device nodes work in it, for the one below.
-        check(libc::mount(tmpfs, PLACE.as_ptr(), tmpfs, libc::MS_NOSUID, options.cast()))?;
-        for (fd, place) in [(bundle, c"/dev/shm/bundle"), (rootfs, c"/dev/shm/rootfs")] {
-            check(libc::mkdir(place.as_ptr(), 0o755))?;
-            check(libc::fchdir(fd))?;
-            check(libc::mount(c".".as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()))?;
-        }
-        check(libc::chdir(c"/".as_ptr()))?;
-        // Runtimes refuse a host that has both versions of control groups; a container has none of its own. The second
-        // one is covered: to unmount it would wait for every processor. It may not be there.
-        let unified = c"/sys/fs/cgroup/unified".as_ptr();
-        libc::mount(PLACE.as_ptr(), unified, none, libc::MS_BIND, none.cast());
-        // Runtimes give the streams to the container's user. This is not the host's device, so that one stays root's.
-        // Without the right to make one there is none to give the host's away either.
-        let null = c"/dev/shm/null";
-        if libc::mknod(null.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 3)) == 0 {
-            redirect(null, quiet)?;
-        } else {
-            redirect(c"/dev/null", quiet)?;
-        }
+    die_with(parent)?;
+    mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"proc", c"/proc", c"proc", flags, None)?;
+    // What is shown in it may be below the place that it hides.
+    let path = OFlags::PATH | OFlags::CLOEXEC;
+    let shown = [&prepared.bundle, &prepared.rootfs].map(|file| open(file, path, Mode::empty()));
+    // Device nodes work in it, for the one below.
+    mount(c"tmpfs", PLACE, c"tmpfs", MountFlags::NOSUID, c"mode=755,size=1m")?;
+    for (shown, place) in shown.into_iter().zip([c"/dev/shm/bundle", c"/dev/shm/rootfs"]) {
+        mkdir(place, Mode::from_raw_mode(0o755))?;
+        fchdir(high(shown?)?)?;
+        mount_bind(c".", place)?;
     }
-    Ok(())
-}
-
-/// Standard input, and if it is to be quiet the others too, from and to a file.
-fn redirect(file: &CStr, quiet: bool) -> io::Result<()> {
-    // SAFETY: system calls on a text that outlives them and on numbers.
-    unsafe {
-        let fd = check(libc::open(file.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
-        for stream in if quiet { 0..3 } else { 0..1 } {
-            check(libc::dup2(fd, stream))?;
-        }
+    chdir(c"/")?;
+    // Runtimes refuse a host that has both versions of control groups; a container has none of its own. The second one is
+    // covered: to unmount it would wait for every processor. It may not be there.
+    let _ = mount_bind(PLACE, c"/sys/fs/cgroup/unified");
+    // Runtimes give the streams to the container's user. This is not the host's device, so that one stays root's. Without
+    // the right to make one there is none to give the host's away either.
+    let (own, mode) = (c"/dev/shm/null", Mode::from_raw_mode(0o666));
+    let made = mknodat(CWD, own, FileType::CharacterDevice, mode, makedev(1, 3));
+    let null = if made.is_ok() { own } else { c"/dev/null" };
+    let null = high(open(null, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?;
+    put(&null, 0)?;
+    for stream in 1..=2 {
+        let said = prepared.said.as_ref().map(|said| &said[stream as usize - 1].1);
+        put(said.unwrap_or(&null), stream)?;
     }
-    Ok(())
+    put(&prepared.control, CONTROL_FD)?;
+    close_at_exec(CONTROL_FD + 1)?;
+    Err(prepared.image.exec(prepared.copy))
 }
 
 /// Passes on what the container prints, waits for the runtime and ends as it did.
-///
-/// The container does not get the helper's own streams: runtimes give theirs away to the container's user, and a file or
-/// a device of the host would be its then.
-fn stand_guard(runtime: libc::pid_t, said: Option<[RawFd; 2]>) -> ! {
+fn watch(runtime: Spawned, [(out, _), (error, _)]: &[(OwnedFd, OwnedFd); 2]) -> ! {
     // SAFETY: system calls on numbers and on memory of this stack; the process uses no other of its descriptors again.
-    // The one that the standard library waits on has to be closed, so that its waiting ends when the runtime runs.
+    // The one that the helper reads has to be closed, so that its waiting ends when the runtime runs.
     unsafe {
         libc::close(0);
-        match said {
-            Some([out, error]) => {
-                // The lowest numbers are given first, so neither is in the other's way.
-                libc::dup2(out, CONTROL_FD);
-                libc::dup2(error, CONTROL_FD + 1);
-                libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
-                pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
-            }
-            None => {
-                libc::close_range(1, u32::MAX, 0);
-            }
-        }
+        // Their own numbers are higher, so neither is in the other's way.
+        libc::dup2(out.as_raw_fd(), CONTROL_FD);
+        libc::dup2(error.as_raw_fd(), CONTROL_FD + 1);
+        libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
+        pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
         let mut status = 0;
-        while libc::waitpid(runtime, &raw mut status, 0) < 0 {
+        while libc::waitpid(runtime.pid as i32, &raw mut status, 0) < 0 {
             if *libc::__errno_location() != libc::EINTR {
                 libc::_exit(1);
             }
@@ -273,17 +315,8 @@ fn pass_on(streams: [(RawFd, RawFd); 2]) {
     }
 }
 
-fn write(file: &CStr, text: &[u8]) -> io::Result<()> {
-    // SAFETY: system calls on memory that outlives them; the descriptor is this function's own.
-    unsafe {
-        let fd = check(libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
-        let written = libc::write(fd, text.as_ptr().cast(), text.len());
-        let result = if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-        libc::close(fd);
-        result
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+/// Writes a text that is taken whole or not at all.
+fn write(file: &CStr, text: &[u8]) -> Result<(), Errno> {
+    let file = open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, text).map(drop)
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -59,7 +59,8 @@ pub struct Spawned {
 /// # Errors
 /// What the kernel says: no such program, not executable, no process left, no such control group.
 pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
-    start(Some((Image::new(spawn)?, spawn.control)), spawn)
+    let Spawn { program, args, env, .. } = *spawn;
+    start(Some((Image::new(program, args, env, spawn.isolation.is_some())?, spawn.control)), spawn)
 }
 
 /// Starts a process that does nothing but hold the namespaces of a zygote and its shards, for [`Spawn::anchor`].
@@ -177,7 +178,7 @@ fn own_number() -> io::Result<libc::pid_t> {
 pub const INHERITED: [&str; 7] = ["PATH", "LANG", "LC_ALL", "TZ", "TERM", "RUST_LOG", "RUST_BACKTRACE"];
 
 /// A program, its arguments and its environment as the kernel takes them.
-struct Image {
+pub(crate) struct Image {
     program: CString,
     _texts: Vec<CString>,
     args: Vec<*const libc::c_char>,
@@ -185,12 +186,18 @@ struct Image {
 }
 
 impl Image {
-    fn new(spawn: &Spawn<'_>) -> io::Result<Self> {
-        let program = CString::new(spawn.program.as_os_str().as_bytes())?;
-        let passes = |name: &OsStr| spawn.isolation.is_none() || INHERITED.iter().any(|known| name == *known);
+    /// `env` comes on top of what is inherited: all, or, for an isolated process, what is in [`INHERITED`].
+    pub(crate) fn new(
+        program: &Path,
+        arguments: &[String],
+        env: &[(String, String)],
+        isolated: bool,
+    ) -> io::Result<Self> {
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let passes = |name: &OsStr| !isolated || INHERITED.iter().any(|known| name == *known);
         let mut vars: BTreeMap<OsString, OsString> =
             std::env::vars_os().filter(|(name, _)| passes(name)).collect();
-        vars.extend(spawn.env.iter().map(|(name, value)| (name.into(), value.into())));
+        vars.extend(env.iter().map(|(name, value)| (name.into(), value.into())));
         vars.insert(CONTROL_ENV.into(), PROTOCOL_VERSION.to_string().into());
         vars.remove(OsStr::new(LAUNCHER_ENV));
         let vars = vars.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
@@ -203,7 +210,7 @@ impl Image {
             io::Result::Ok(pointer)
         };
         let mut args = vec![program.as_ptr()];
-        for arg in spawn.args {
+        for arg in arguments {
             args.push(pointers(arg.clone().into_bytes())?);
         }
         let mut env = vars.map(&mut pointers).collect::<io::Result<Vec<_>>>()?;
@@ -211,16 +218,32 @@ impl Image {
         env.push(ptr::null());
         Ok(Self { program, _texts: texts, args, env })
     }
+
+    /// Becomes the program: what is in `file`, if that is there and can be run, or else the file of its path. Returns only
+    /// if it can't, with the reason. Makes system calls only.
+    pub(crate) fn exec(&self, file: Option<BorrowedFd<'_>>) -> Errno {
+        // SAFETY: the texts and the lists of pointers to them, which end with a null, outlive the calls. The C library's
+        // `execve` is the system call.
+        unsafe {
+            if let Some(file) = file {
+                let (args, env) = (self.args.as_ptr(), self.env.as_ptr());
+                let empty = c"".as_ptr();
+                libc::syscall(libc::SYS_execveat, file.as_raw_fd(), empty, args, env, libc::AT_EMPTY_PATH);
+            }
+            libc::execve(self.program.as_ptr(), self.args.as_ptr(), self.env.as_ptr());
+        }
+        last_errno()
+    }
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((high(from)?, high(to)?))
 }
 
 /// The same with a number that is not one of those that the shard's own descriptors have.
-fn high(fd: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(fcntl_dupfd_cloexec(fd, FIRST_FD)?)
+pub(crate) fn high(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    fcntl_dupfd_cloexec(fd, FIRST_FD)
 }
 
 /// `CLONE_INTO_CGROUP`, which needs more bits than the C library's constant has.
@@ -284,7 +307,7 @@ fn fork(
 /// Forks. `None` in the child, which may make nothing but system calls.
 ///
 /// With `CLONE_PARENT` the child is that of this process's parent. `number` is what the child has in its pid namespace.
-fn clone(
+pub(crate) fn clone(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     number: Option<libc::pid_t>,
@@ -387,7 +410,7 @@ fn hear(report: OwnedFd, outcome: &mut Outcome) -> io::Result<()> {
     }
 }
 
-fn last_errno() -> Errno {
+pub(crate) fn last_errno() -> Errno {
     // SAFETY: the C library's own number of this thread.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
@@ -405,13 +428,12 @@ fn become_shard(prepared: &Prepared<'_>, flags: u64) -> ! {
         length += 1;
     }
     let report_fd = prepared.reporting.as_raw_fd();
-    // SAFETY: system calls on memory and descriptors that outlive them. The C library's `execve` is the system call.
+    // SAFETY: system calls on memory and descriptors that outlive them.
     unsafe {
         libc::write(report_fd, report.as_ptr().cast(), length * 4);
         if done.is_ok() {
             let Some(image) = &prepared.image else { hold() };
-            libc::execve(image.program.as_ptr(), image.args.as_ptr(), image.env.as_ptr());
-            let error = last_errno().raw_os_error();
+            let error = image.exec(None).raw_os_error();
             libc::write(report_fd, (&raw const error).cast(), 4);
         }
         libc::_exit(127)
@@ -466,15 +488,9 @@ fn join(
 }
 
 fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) -> Result<(), Errno> {
-    // SAFETY: as a program expects it; system calls on memory of this stack.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        // So that the end of the parent is the end of the pipe.
-        libc::close(prepared.go.as_raw_fd());
-    }
+    reset_signals();
+    // SAFETY: a system call on a number. So the end of the parent is the end of the pipe.
+    unsafe { libc::close(prepared.go.as_raw_fd()) };
     let mut word = [0];
     if rustix::io::read(&prepared.going, &mut word)? == 0 {
         return Err(Errno::PIPE);
@@ -502,30 +518,52 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
         enter.bind_hands(flags, prepared.image.is_none(), outcome);
     }
     // After the last change of user or capabilities, which would clear it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut [PollFd::new(&prepared.parent, PollFlags::IN)], Some(&now))? != 0 {
-        // The parent died before the line above.
-        return Err(Errno::PIPE);
-    }
+    die_with(&prepared.parent)?;
     let control = prepared.control.as_ref().map(|control| (control, CONTROL_FD));
     let quiet = [(&prepared.null, 1), (&prepared.null, 2)].into_iter().filter(|_| prepared.quiet);
     for (fd, number) in [(&prepared.null, 0)].into_iter().chain(control).chain(quiet) {
-        // SAFETY: a system call on numbers; between fork and exec no owner of a descriptor can be confused by it.
-        if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
-            return Err(last_errno());
-        }
+        put(fd, number)?;
     }
-    // SAFETY: as above.
-    let closed =
-        unsafe { libc::close_range(CONTROL_FD as u32 + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-    if closed < 0 {
-        return Err(last_errno());
-    }
+    close_at_exec(CONTROL_FD + 1)?;
     if let Some(enter) = &prepared.enter {
         enter.filter(outcome);
     }
     Ok(())
+}
+
+/// Signals as a program expects them.
+pub(crate) fn reset_signals() {
+    // SAFETY: system calls on memory of this stack.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Binds this process's life to that of its parent, whose pidfd this is: its number may mean nothing here.
+///
+/// # Errors
+/// The parent is dead.
+pub(crate) fn die_with(parent: &OwnedFd) -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // It may have died before the line above.
+    if poll(&mut [PollFd::new(parent, PollFlags::IN)], Some(&now))? == 0 { Ok(()) } else { Err(Errno::PIPE) }
+}
+
+/// Makes a descriptor what this number stands for, between fork and exec.
+pub(crate) fn put(fd: impl AsFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: a system call on numbers; between fork and exec no owner of a descriptor can be confused by it.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Has exec close all descriptors from this number on.
+pub(crate) fn close_at_exec(first: RawFd) -> Result<(), Errno> {
+    // SAFETY: as above.
+    let done = unsafe { libc::close_range(first as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if done < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// How a process ended.

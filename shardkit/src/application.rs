@@ -195,6 +195,13 @@ impl Program {
     }
 }
 
+impl Component {
+    /// Whether its shards run in containers.
+    pub fn is_image(&self) -> bool {
+        self.program.as_ref().is_some_and(|program| program.image().is_some())
+    }
+}
+
 /// How many shards of a component there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shards {

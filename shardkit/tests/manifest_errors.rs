@@ -139,8 +139,16 @@ fn a_component_is_a_program_or_an_image() {
         "3:12: component `ai` is an image, and no zygote can fork a container; leave `zygote` out"
     );
     assert_eq!(
-        image("image = 'oci:a.tar'\nmax = 2\nfrozen = 1"),
-        "6:10: component `ai` is an image, whose containers can't be frozen; leave `frozen` out"
+        image("image = 'oci:a.tar'\nallow.network = true"),
+        "5:1: component `ai` is an image, whose containers reach nothing of the host; leave `allow` out, or run its program natively"
+    );
+    assert_eq!(
+        image("image = 'oci:a.tar'\nisolation = 'none'"),
+        "5:13: component `ai` is an image, and a container is always isolated; leave `isolation` out, or run its program natively"
+    );
+    assert_eq!(
+        image("image = 'oci:a.tar'\ngpu_memory = '1GiB'"),
+        "5:14: component `ai` is an image, whose containers have no GPU; leave `gpu_memory` out, or run its program natively with `allow.devices`"
     );
     assert_eq!(
         image("image = 'oci:a.tar'\n[generic.any]\nprogram = 'p'\ncomponents = ['ai']"),

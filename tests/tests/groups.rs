@@ -6,8 +6,12 @@
 
 use rustix::process::Signal;
 use shard_composer::core::Tier;
+use shard_composer::oci::{Order, Runtime, build};
 use shard_composer::{Composer, Session};
-use shard_tests::{PATIENCE, alive, embedder, kill, manifest_text, ready_shard, sources, start, wait_until};
+use shard_tests::{
+    PATIENCE, alive, cpu_ticks, embedder, kill, manifest_text, ready_shard, sources, start, wait_until,
+};
+use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,6 +106,44 @@ fn ask_on(composer: &Composer, session: &Session, way: &str, question: &str) -> 
 fn ask(composer: &Composer, way: &str, question: &str) -> String {
     let session = composer.compose(way).unwrap_or_else(|error| panic!("{error}"));
     ask_on(composer, &session, way, question)
+}
+
+/// The folder with an image of the intruder. `None`, with a reason printed, where no OCI runtime runs it.
+fn image() -> Option<&'static Path> {
+    static PLACE: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
+    let place = PLACE.get_or_init(|| {
+        if let Err(error) = Runtime::find(None, None) {
+            println!("not tested: {error}");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let order = Order { program: intruder().to_owned(), ..Order::default() };
+        build(&order, &folder.path().join("intruder.tar")).expect("an image");
+        Some(folder)
+    });
+    place.as_ref().map(tempfile::TempDir::path)
+}
+
+/// A composer with a component `attack` in containers, with these lines in its table, and a native neighbour.
+fn with_container(place: &Path, extra: &str) -> Composer {
+    let [program, image] =
+        [intruder().display().to_string(), place.join("intruder.tar").display().to_string()];
+    let text = manifest(&["attack", "echo"], "").replacen(
+        &format!("program = \"{program}\"\n"),
+        &format!("image = \"oci:{image}\"\n{extra}\n"),
+        1,
+    );
+    let manifest = Manifest::parse(&text, "groups.toml").unwrap_or_else(|error| panic!("{error}"));
+    let builder =
+        Composer::builder(manifest).launcher(intruder()).image_cache(place.join("cache")).quiet(true);
+    builder.start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The process in a container, below the one that runs it.
+fn inner(pid: u32) -> u32 {
+    let children = |pid: u32| read(format!("/proc/{pid}/task/{pid}/children"));
+    let first = |pid: u32| children(pid).split_whitespace().next().and_then(|child| child.parse().ok());
+    std::iter::successors(Some(pid), |pid| first(*pid)).last().expect("there is one")
 }
 
 /// How long the neighbour takes to answer: median and 99th percentile.
@@ -380,4 +422,138 @@ fn what_a_killed_composer_left_is_freed_by_the_next_one() {
     let shard = ready_shard(&composer, "attack");
     let now = self::group(shard.pid).parent().unwrap().to_owned();
     assert_eq!(now.to_string_lossy().ends_with("-cores"), partition.to_string_lossy().ends_with("-cores"));
+}
+
+#[test]
+fn each_limit_of_a_container_is_read_back_from_the_kernel() {
+    let Some(_alone) = alone(&["memory.max", "pids.max", "cpu.weight"]) else { return };
+    let Some(place) = image() else { return };
+    let composer = with_container(place, "memory = \"48MiB\"\nprocesses = 20");
+    let shard = ready_shard(&composer, "attack");
+    let (inner, group) = (inner(shard.pid), group(inner(shard.pid)));
+    assert_ne!(inner, shard.pid, "it is no container");
+    println!("{}", group.display());
+    let all = processes(&group);
+    assert!(all.contains(&inner) && all.contains(&shard.pid), "{all:?}");
+    assert!(!all.contains(&ready_shard(&composer, "echo").pid));
+    // The runtime and who watches it are two more.
+    for (file, value) in
+        [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "22"), ("cpu.weight", "100")]
+    {
+        assert_eq!(read(group.join(file)), value, "{file}");
+    }
+    let swap = group.join("memory.swap.max");
+    assert!(!swap.exists() || read(swap) == "0");
+    for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
+        let device = device.file_name().to_string_lossy().into_owned();
+        assert_eq!(read(group.join("rdma.max")), format!("{device} hca_handle=0 hca_object=0"));
+    }
+    println!("in use: {} bytes, {:?}", read(group.join("memory.current")), all);
+    assert_eq!(ask(&composer, "attack", "still there?"), "still there?");
+    composer.shut_down();
+    drop(composer);
+    assert!(!group.exists(), "the group is left");
+}
+
+#[test]
+fn a_container_has_cores_of_its_own_as_a_partition() {
+    let Some(_alone) = alone(&["cpuset.cpus"]) else { return };
+    let Some(place) = image() else { return };
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        println!("not tested: there is one processor");
+        return;
+    }
+    let composer = with_container(place, "cores = 1");
+    let inner = inner(ready_shard(&composer, "attack").pid);
+    let group = group(inner);
+    let partition = group.parent().unwrap().to_owned();
+    println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
+    if !partition.to_string_lossy().ends_with("-cores") {
+        println!("not tested: the kernel refuses partitions below this process's group");
+        assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
+        return;
+    }
+    assert_eq!(read(partition.join("cpuset.cpus.partition")), "isolated");
+    let core = read(group.join("cpuset.cpus.effective"));
+    assert!(threads(inner).iter().all(|thread| allowed(thread) == core), "a thread is elsewhere");
+    for thread in threads(ready_shard(&composer, "echo").pid) {
+        assert_ne!(allowed(&thread), core, "{thread:?}");
+    }
+}
+
+#[test]
+fn forks_without_end_in_a_container_are_stopped_and_told() {
+    let Some(_alone) = alone(&["pids.max", "pids.events"]) else { return };
+    let Some(place) = image() else { return };
+    let composer = with_container(place, "processes = 32");
+    neighbour(&composer, "quiet");
+    let shard = ready_shard(&composer, "attack");
+    let group = group(inner(shard.pid));
+    let answer = ask(&composer, "attack", "fork");
+    println!("{answer}");
+    let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
+    assert!(forked > 0 && forked < 34, "{answer}");
+    neighbour(&composer, "beside forks");
+    wait_until("it is told", || composer.fault("attack").is_some());
+    let fault = composer.fault("attack").unwrap();
+    assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
+    let all = processes(&group);
+    kill(shard.pid, Signal::KILL);
+    wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
+}
+
+#[test]
+fn memory_without_end_in_a_container_kills_it_alone_and_its_end_says_why() {
+    let Some(_alone) = alone(&["memory.max", "memory.events"]) else { return };
+    let Some(place) = image() else { return };
+    let composer = with_container(place, "memory = \"48MiB\"");
+    let (victim, shard) = (ready_shard(&composer, "echo").pid, ready_shard(&composer, "attack"));
+    let (group, all) = (group(inner(shard.pid)), processes(&group(inner(shard.pid))));
+    let port = composer.output::<Bytes, Bytes>("attack").unwrap();
+    let session = composer.compose("attack").unwrap();
+    session.send(&port, &Bytes(b"allocate".to_vec())).unwrap();
+    neighbour(&composer, "while it allocates");
+    wait_until("its session ends", || session.ending().is_some());
+    wait_until("its end is told", || composer.fault("attack").is_some());
+    let fault = composer.fault("attack").unwrap();
+    println!("{:?}; {fault}", session.ending().map(|ending| ending.to_string()));
+    assert!(fault.contains("50331648 bytes of memory"), "{fault}");
+    wait_until("all of it is gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
+    assert!(alive(victim));
+    assert_ne!(ready_shard(&composer, "attack").pid, shard.pid);
+}
+
+#[test]
+fn a_frozen_container_stands_still_and_goes_on() {
+    let Some(_alone) = alone(&["cgroup.freeze"]) else { return };
+    let Some(place) = image() else { return };
+    let composer = with_container(place, "");
+    let shard = ready_shard(&composer, "attack");
+    assert!(ask(&composer, "attack", "spin").starts_with("done"));
+    let inner = inner(shard.pid);
+    let group = group(inner);
+    composer.freeze(shard.id);
+    let frozen = || read(group.join("cgroup.events")).contains("frozen 1");
+    wait_until("its group is frozen", frozen);
+    let before = cpu_ticks(inner);
+    neighbour(&composer, "beside a frozen container");
+    assert_eq!(cpu_ticks(inner), before, "it works while it is frozen");
+    composer.thaw(shard.id);
+    wait_until("its group is thawed", || !frozen());
+    wait_until("it works again", || cpu_ticks(inner) > before);
+}
+
+#[test]
+fn what_a_container_leaves_is_killed_with_its_group() {
+    let Some(_alone) = alone(&["cgroup.kill"]) else { return };
+    let Some(place) = image() else { return };
+    let composer = with_container(place, "");
+    let shard = ready_shard(&composer, "attack");
+    let group = group(inner(shard.pid));
+    // Not below the container, where its namespace would end it.
+    let mut stray = Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(group.join("cgroup.procs"), stray.id().to_string()).unwrap();
+    kill(shard.pid, Signal::KILL);
+    assert!(!stray.wait().unwrap().success(), "it was not killed");
+    wait_until("its group is gone", || !group.exists());
 }

@@ -126,7 +126,7 @@ fn the_end_of_a_container_is_seen_and_another_is_started() {
     assert_eq!(ask(&composer, b"again"), b"again");
     // What the composer kills is the whole of it.
     let family = family(ready_shard(&composer, "echo").pid);
-    assert!(family.len() >= 3, "{family:?}");
+    assert!(family.len() >= 2, "{family:?}");
     drop(composer);
     wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
 }
@@ -139,8 +139,8 @@ fn a_killed_composer_leaves_no_container_behind() {
         embedder(Command::new(misfit()).arg("embed-warm").arg(place.join("cache")), &text);
     assert_eq!(line, "warm\n");
     let family = family(embedder.id());
-    // The composer, its helper, and for each shard a guard, the runtime and the shard.
-    assert!(family.len() >= 2 + 3 * 3, "{family:?}");
+    // The composer, its helper, and for each shard the runtime and the shard.
+    assert!(family.len() >= 2 + 3 * 2, "{family:?}");
     embedder.kill().unwrap();
     embedder.wait().unwrap();
     wait_until("all are gone", || family.iter().all(|pid| !alive(*pid)));
@@ -183,6 +183,21 @@ fn a_runtime_or_an_image_that_is_missing_is_named_with_the_cure() {
         let builder = Composer::builder(parse("nowhere.tar")).launcher(misfit()).image_cache(folder.path());
         let error = builder.start().err().unwrap().to_string();
         assert!(error.contains("nowhere.tar: No such file"), "{error}");
+    }
+}
+
+#[test]
+fn a_runtime_that_moves_containers_out_of_their_groups_is_refused_by_name() {
+    // The real one where it is installed, and in any case a program that is none.
+    for (runtime, says) in [("runc", "runc version"), ("ls", "ls ")] {
+        match Runtime::find(Some(Path::new(runtime)), None).map_err(|error| error.to_string()) {
+            Err(error) if error.contains("is not there") => println!("not tested: {error}"),
+            Err(error) => {
+                assert!(error.contains(says) && error.contains("control groups"), "{error}");
+                assert!(error.contains("apt-get install crun"), "{error}");
+            }
+            Ok(found) => panic!("{found} is taken"),
+        }
     }
 }
 

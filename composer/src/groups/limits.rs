@@ -1,5 +1,6 @@
 //! What a process may use at the most, and how the kernel is told.
 
+use shard_runtime::contain::PROCESSES_BESIDE;
 use shardkit::application::Component;
 
 /// Every shard weighs the same where the processors do not suffice; it is what the kernel gives a new group.
@@ -18,6 +19,8 @@ pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
     /// Processes and threads.
     pub(crate) processes: u32,
+    /// So many more, which are not its own: those that run a container.
+    pub(crate) beside: u32,
     /// Cores that are its alone.
     pub(crate) cores: Vec<usize>,
     /// Whether it may use RDMA devices; `None` if nobody has said so.
@@ -30,6 +33,7 @@ impl Limits {
         Self {
             memory_bytes: component.needs.memory_bytes,
             processes: component.needs.processes,
+            beside: if component.is_image() { PROCESSES_BESIDE } else { 0 },
             cores,
             rdma: component.isolation.as_ref().map(|allow| allow.rdma),
         }
@@ -41,6 +45,7 @@ impl Limits {
         Self {
             memory_bytes: if no_limit { 0 } else { self.memory_bytes.max(other.memory_bytes) },
             processes: self.processes.max(other.processes),
+            beside: self.beside.max(other.beside),
             cores: Vec::new(),
             rdma: self.rdma.zip(other.rdma).map(|(one, other)| one || other),
         }
@@ -55,7 +60,7 @@ impl Limits {
             ("memory", "memory.swap.max", swap.into()),
             // Half a shard is worth nothing.
             ("memory", "memory.oom.group", "1".into()),
-            ("pids", "pids.max", self.processes.to_string()),
+            ("pids", "pids.max", self.processes.saturating_add(self.beside).to_string()),
             ("cpu", "cpu.weight", WEIGHT.to_string()),
         ];
         if let Some(rdma) = self.rdma {

@@ -1,7 +1,9 @@
 //! Control groups (cgroup v2): what a process of the composer may use of the host, at the most.
 //!
 //! Each process gets a group before it is there and is in it from its first instruction on, so nothing that it starts is
-//! ever outside. A process that a zygote forks is born in the zygote's group and moved into its own ([`mover`]). When a process has ended, whatever it left in its group is killed, and the group goes.
+//! ever outside: the OCI runtime, for instance, and the container that it runs. A process that a zygote forks is born in the
+//! zygote's group and moved into its own ([`mover`]). When a process has ended, whatever it left in its group is killed, and
+//! the group goes.
 //!
 //! Invariant: what the kernel refuses is told once ([`refusal`]) and left out; nothing that is told to be limited is
 //! not. A group outlives neither its process nor, longer than until the next composer starts, its composer.

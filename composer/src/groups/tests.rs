@@ -10,7 +10,7 @@ impl Groups {
 }
 
 fn limits() -> Limits {
-    Limits { memory_bytes: 64 << 20, processes: 16, cores: Vec::new(), rdma: Some(false) }
+    Limits { memory_bytes: 64 << 20, processes: 16, beside: 0, cores: Vec::new(), rdma: Some(false) }
 }
 
 #[test]
@@ -78,6 +78,6 @@ fn a_shard_without_a_declaration_has_no_limit_of_memory_and_no_rdma() {
     assert_eq!(text("memory.max"), Some("max"));
     assert_eq!(text("pids.max"), Some("16"));
     assert_eq!(text("rdma.max"), Some("rxe0 hca_handle=0 hca_object=0"));
-    let either = limits().or(Limits { memory_bytes: 0, processes: 20, cores: vec![1], rdma: Some(true) });
-    assert_eq!(either, Limits { memory_bytes: 0, processes: 20, cores: Vec::new(), rdma: Some(true) });
+    let other = Limits { memory_bytes: 0, processes: 20, cores: vec![1], rdma: Some(true), ..limits() };
+    assert_eq!(limits().or(other.clone()), Limits { cores: Vec::new(), ..other });
 }

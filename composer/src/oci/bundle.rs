@@ -13,12 +13,13 @@ use super::seccomp;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespaceBuilder,
-    LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
-    get_default_maskedpaths, get_default_readonly_paths,
+    LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
+    get_default_readonly_paths,
 };
 use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
-use shard_runtime::contain::ROOTFS;
+use shard_runtime::contain::{PROCESSES_BESIDE, ROOTFS};
 use shard_runtime::control::{CONTROL_ENV, PROTOCOL_VERSION};
 use shardkit::application::Program;
 use std::path::{Path, PathBuf};
@@ -56,16 +57,18 @@ struct Run {
     folder: PathBuf,
 }
 
-/// Unpacks an image if that was not done before, and writes down how it is run.
+/// Unpacks an image if that was not done before, and writes down how it is run. It may have so many `processes` also where
+/// no control group counts them.
 pub(crate) fn prepare(
     image: &Path,
     program: &Program,
+    processes: u32,
     runtime: &Runtime,
     cache: &Cache,
 ) -> Result<Container, OciError> {
     let run = if is_bundle(image) { of_bundle(image)? } else { of_image(image, cache)? };
     let rootfs = run.rootfs.clone();
-    let config = spec(run, program).and_then(|spec| Ok(serde_json::to_string(&spec)?));
+    let config = spec(run, program, processes).and_then(|spec| Ok(serde_json::to_string(&spec)?));
     let config = config.map_err(|error| match error {
         Error::Oci(error) => error,
         error => OciError::document("config.json", error),
@@ -126,7 +129,7 @@ fn environment(own: Vec<String>, program: &Program) -> Vec<String> {
     env
 }
 
-fn spec(run: Run, program: &Program) -> Result<Spec, Error> {
+fn spec(run: Run, program: &Program, processes: u32) -> Result<Spec, Error> {
     let mut args = run.entry;
     args.extend(if program.args.is_empty() { run.arguments } else { program.args.clone() });
     if args.is_empty() {
@@ -147,7 +150,7 @@ fn spec(run: Run, program: &Program) -> Result<Spec, Error> {
         .env(environment(run.env, program))
         .cwd(run.folder)
         .capabilities(capabilities)
-        .rlimits(Vec::new())
+        .rlimits(rlimits(processes)?)
         .no_new_privileges(true)
         .build()?;
     let (user, group) = (geteuid(), getegid());
@@ -177,6 +180,14 @@ fn spec(run: Run, program: &Program) -> Result<Spec, Error> {
         .mounts(mounts()?)
         .linux(linux)
         .build()?)
+}
+
+/// How many processes its user may have in there, and no core files, which the host would get. Where a control group
+/// counts them it is reached first, and tells.
+fn rlimits(processes: u32) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let limit = |kind, most: u64| PosixRlimitBuilder::default().typ(kind).hard(most).soft(most).build();
+    let most = u64::from(processes) + u64::from(PROCESSES_BESIDE);
+    Ok(vec![limit(PosixRlimitType::RlimitNproc, most)?, limit(PosixRlimitType::RlimitCore, 0)?])
 }
 
 /// The kernel's file systems, as far as a shard needs them, and a little room to write in memory.

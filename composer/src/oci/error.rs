@@ -134,6 +134,14 @@ pub enum OciError {
         /// Where it was looked for.
         looked: String,
     },
+    /// The OCI runtime that was named can't run shards.
+    #[error(
+        "{runtime} can't run shards: it puts a container into control groups of its own, where no limit of its component holds, and nothing tells it not to; install crun (`apt-get install crun`), and name that, or none"
+    )]
+    Unfit {
+        /// What it says of itself, and where it is.
+        runtime: String,
+    },
     /// A program is not what an image can be made of.
     #[error("{}: {what}", path.display())]
     Program {

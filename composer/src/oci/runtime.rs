@@ -1,4 +1,7 @@
-//! The OCI runtime that is installed: crun, or, if it is named, another with the same command line.
+//! The OCI runtime that is installed: crun.
+//!
+//! Invariant: it leaves a container in the control group that it was started in itself, which is the composer's to choose.
+//! Of those that are there crun alone can be told so.
 
 use super::error::OciError;
 use shard_runtime::contain::{BUNDLE, PRESERVED_FDS, STATE};
@@ -9,8 +12,8 @@ use std::{env, fmt};
 
 /// Names the OCI runtime, before the manifest does.
 pub const RUNTIME_ENV: &str = "SHARD_OCI_RUNTIME";
-/// Those that are looked for, in this order: the ones that were tried.
-const KNOWN: [&str; 1] = ["crun"];
+/// What is looked for, and what one that is named says first of itself.
+const KNOWN: &str = "crun";
 
 /// A runtime that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,20 +25,24 @@ pub struct Runtime {
 
 impl Runtime {
     /// The one that is named by the program, else by the environment's `SHARD_OCI_RUNTIME`, else by the manifest, else the
-    /// first known one in `PATH`.
+    /// one in `PATH`.
     ///
     /// # Errors
-    /// If none is there, or what is named is not there or does not run.
+    /// If none is there, or what is named is not there, does not run, or is not crun.
     pub fn find(by_program: Option<&Path>, by_manifest: Option<&Path>) -> Result<Self, OciError> {
         let from_env = env::var_os(RUNTIME_ENV).filter(|name| !name.is_empty()).map(PathBuf::from);
         let named = by_program.map(Path::to_owned).or(from_env);
-        match named.or_else(|| by_manifest.map(Path::to_owned)) {
+        let runtime = match named.or_else(|| by_manifest.map(Path::to_owned)) {
             Some(name) => Self::look(name.as_os_str()).ok_or_else(|| OciError::NoRuntime {
                 looked: format!("`{}` is not there, or does not run", name.display()),
             }),
-            None => KNOWN.into_iter().find_map(|name| Self::look(name.as_ref())).ok_or_else(|| {
-                OciError::NoRuntime { looked: format!("none of {} is in `PATH`", KNOWN.join(", ")) }
-            }),
+            None => Self::look(KNOWN.as_ref())
+                .ok_or_else(|| OciError::NoRuntime { looked: format!("`{KNOWN}` is not in `PATH`") }),
+        }?;
+        if runtime.version.starts_with(KNOWN) {
+            Ok(runtime)
+        } else {
+            Err(OciError::Unfit { runtime: runtime.to_string() })
         }
     }
 
@@ -61,10 +68,7 @@ impl Runtime {
     /// The arguments that run a bundle in the foreground.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = ["--root", STATE].map(String::from).to_vec();
-        if self.version.starts_with("crun") {
-            // The container stays in the control group that the composer has put its process into.
-            arguments.push("--cgroup-manager=disabled".to_owned());
-        }
+        arguments.push("--cgroup-manager=disabled".to_owned());
         arguments.extend(["run", "--bundle", BUNDLE].map(String::from));
         arguments.extend(["--preserve-fds".to_owned(), PRESERVED_FDS.to_string()]);
         // It sees no other container, so they may all have the same name.

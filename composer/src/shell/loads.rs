@@ -5,6 +5,7 @@
 
 use super::Shell;
 use crate::core::Event;
+use crate::family::family;
 use crate::host::processor_time_ns;
 use crate::load::{Gauge, Reading};
 use shard_runtime::clock;
@@ -46,13 +47,22 @@ impl Shell {
 
     fn look_at(&mut self, shard: ShardId, now_ns: u64) -> Option<Event> {
         let page = self.inner.pages().get(&shard).map(|page| Arc::clone(&page.reader))?;
-        let process = self.process_of(shard).map(|process| process.pid);
+        let pid = self.process_of(shard).map(|process| process.pid);
+        let component = self.shards.get(&shard)?.component;
+        let in_container = self.inner.application.component(component).is_image();
         let entry = self.shards.get_mut(&shard)?;
         if page.counter(Counter::Sessions) == 0 {
             entry.gauge = None;
             return None;
         }
-        let processor_ns = process.filter(|_| !entry.polls).and_then(processor_time_ns);
+        let processor_ns = pid.filter(|_| !entry.polls).and_then(|pid| {
+            // Of a container this process only stands guard.
+            if in_container {
+                Some(family(pid).into_iter().filter_map(processor_time_ns).sum())
+            } else {
+                processor_time_ns(pid)
+            }
+        });
         let reading = Reading::of(&page, processor_ns);
         let Some(gauge) = &mut entry.gauge else {
             entry.gauge = Some(Gauge::new(now_ns, reading));

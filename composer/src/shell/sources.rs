@@ -202,11 +202,7 @@ impl Shell {
         let (process, theirs) = self.processes.add(role)?;
         let quiet = self.quiet;
         let zygote = matches!(role, Role::Zygote(_));
-        // A container's limits are its runtime's.
-        let group = match &executable {
-            Executable::Program(_) => self.processes.groups.make(process, self.limits(role)),
-            Executable::Container(_) => None,
-        };
+        let group = self.processes.groups.make(process, self.limits(role));
         let launch = match executable {
             Executable::Program(path) => {
                 let (args, env) = (program.args.clone(), program.env.clone());

@@ -46,15 +46,27 @@ fn check_image(image: &At<String>) -> Result<(), Problem> {
     }
 }
 
-/// What a container can't be: forked from one that is there, or frozen from outside.
+/// What a container can't be, or have: forked from one that is there, let at something of the host's, or not isolated.
 fn check_alone(name: &At<String>, raw: &raw::Component) -> Result<(), Problem> {
     if raw.zygote {
         let what = format!("component `{}` is an image, and no zygote can fork a container", name.value);
         return Err(Problem::at(&name.span, what, "leave `zygote` out"));
     }
-    if raw.frozen.value.0 != 0 {
-        let what = format!("component `{}` is an image, whose containers can't be frozen", name.value);
-        return Err(Problem::at(&raw.frozen.span, what, "leave `frozen` out"));
+    if let Some(allow) = &raw.allow {
+        let what =
+            format!("component `{}` is an image, whose containers reach nothing of the host", name.value);
+        let cure = "leave `allow` out, or run its program natively";
+        return Err(Problem::at(&allow.span, what, cure));
+    }
+    if raw.isolation.value == "none" {
+        let what = format!("component `{}` is an image, and a container is always isolated", name.value);
+        let cure = "leave `isolation` out, or run its program natively";
+        return Err(Problem::at(&raw.isolation.span, what, cure));
+    }
+    if !matches!(raw.gpu_memory.value, raw::Amount::Number(0)) {
+        let what = format!("component `{}` is an image, whose containers have no GPU", name.value);
+        let cure = "leave `gpu_memory` out, or run its program natively with `allow.devices`";
+        return Err(Problem::at(&raw.gpu_memory.span, what, cure));
     }
     Ok(())
 }

@@ -59,7 +59,7 @@
 //! | --- | --- | --- |
 //! | `name` | required | the application's name, in logs and file names |
 //! | `idle_latency_us` | the kernel's choice | how long a sleeping processor of this host may take to wake. 0 keeps them from sleeping: shards that sleep wake in half to two thirds of the time, and the idle processors use as much power as busy ones. Needs the right to write `/dev/cpu_dma_latency` |
-//! | `oci_runtime` | `crun` | the OCI runtime that runs images: a name or a path |
+//! | `oci_runtime` | `crun` | the OCI runtime that runs images: the name or the path of a crun |
 //! | `cycles` | `false` | whether components may call each other in a circle; calls to the embedder never count |
 //!
 //! `[component.NAME]`, at least one:
@@ -67,7 +67,7 @@
 //! | key | default | meaning |
 //! | --- | --- | --- |
 //! | `program` | required, or `image` | what a shard runs: see [`resolve_program`] |
-//! | `image` | none | the OCI image or bundle that a shard runs in a container, instead of a program: `"oci:PATH"`, relative to the manifest's folder; a folder with an image layout or a bundle, or an archive in image layout or of `docker save`. Not with `zygote` or `frozen` |
+//! | `image` | none | the OCI image or bundle that a shard runs in a container, instead of a program: `"oci:PATH"`, relative to the manifest's folder; a folder with an image layout or a bundle, or an archive in image layout or of `docker save`. Not with `zygote`, `allow`, `gpu_memory` or `isolation = "none"` |
 //! | `args` | `[]` | the arguments after the program's name; of an image, instead of its own after the entry point, if there are any |
 //! | `env` | `{}` | environment variables. Of the composer's own an isolated shard inherits `PATH`, `LANG`, `LC_ALL`, `TZ`, `TERM`, `RUST_LOG` and `RUST_BACKTRACE` alone, one that is not isolated all; of an image, on top of its own alone |
 //! | `capacity` | `1` | sessions per shard, 1 to 65536 |

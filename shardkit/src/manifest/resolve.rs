@@ -289,7 +289,7 @@ fn generics(raw: &Named<raw::Generic>, application: &Application) -> Result<Vec<
                     "give both the same `isolation` and `allow`: a process is isolated before it is either";
                 return Err(Problem::at(&component.span, what, cure));
             }
-            if application.component(id).program.as_ref().is_some_and(|program| program.image().is_some()) {
+            if application.component(id).is_image() {
                 let what = format!("`{}` is an image, and no process becomes a container", component.value);
                 return Err(Problem::at(&component.span, what, "leave it out"));
             }
