@@ -45,6 +45,8 @@ pub(crate) struct Launch {
     pub(crate) isolation: Option<Allow>,
     /// Whether it is a zygote, which forks.
     pub(crate) zygote: bool,
+    /// The highest real-time priority that it may have.
+    pub(crate) realtime: u32,
     /// If the program is an OCI runtime, which runs a container: that one's place.
     pub(crate) container: Option<ContainerPlace>,
 }
@@ -298,6 +300,7 @@ fn start_isolated(
         isolation: jail.as_ref().map(|jail| &jail.isolation),
         anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
         cgroup: group.map(AsFd::as_fd),
+        realtime: launch.realtime,
     };
     match spawn(&what) {
         Err(error)

@@ -13,7 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, geteuid, getrlimit, pidfd_open,
+    setrlimit, waitid,
+};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -42,6 +45,8 @@ pub struct Spawn<'a> {
     pub anchor: Option<&'a Spawned>,
     /// The folder of the control group (v2) in which it begins; `None` for that of this process.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// In isolation, the highest real-time priority that it may have, as far as this process may have it.
+    pub realtime: u32,
 }
 
 /// A started process. It is not reaped when this is dropped: its parent calls [`reap`].
@@ -73,11 +78,12 @@ pub fn anchor(isolation: &Isolation) -> io::Result<Spawned> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let control = null.as_fd();
     let (program, isolation) = (Path::new(""), Some(isolation));
-    start(
-        None,
-        &Spawn { program, args: &[], env: &[], control, quiet: true, isolation, anchor: None, cgroup: None },
-    )
+    let (args, env, quiet, anchor, cgroup, realtime) = (&[], &[], true, None, None, REALTIME_TRIED);
+    start(None, &Spawn { program, args, env, control, quiet, isolation, anchor, cgroup, realtime })
 }
+
+/// An anchor does nothing, so it may have the least; the composer tries with one whether it may be given.
+const REALTIME_TRIED: u32 = 1;
 
 fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Result<Spawned> {
     let (image, control) = program.map(|(image, control)| (image, high(control))).unzip();
@@ -100,6 +106,7 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         reporting,
         telling,
         quiet: spawn.quiet,
+        realtime: getrlimit(Resource::Rtprio).maximum.unwrap_or(u64::MAX).min(spawn.realtime.into()),
         outcome,
     };
     let (flags, mut forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
@@ -138,6 +145,7 @@ struct Prepared<'a> {
     /// The number of the process that it has put into its anchor's namespaces.
     telling: OwnedFd,
     quiet: bool,
+    realtime: u64,
     /// What is known of its anchor's namespaces.
     outcome: Outcome,
 }
@@ -447,6 +455,9 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
             }
             None => enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome),
         }
+        let most = Some(prepared.realtime);
+        // It is no more than before, so it can't be refused.
+        let _ = setrlimit(Resource::Rtprio, Rlimit { current: most, maximum: most });
         enter.bind_hands(flags, outcome);
     }
     // After the last change of user or capabilities, which would clear it.

@@ -202,6 +202,7 @@ impl Shell {
         let (process, theirs) = self.processes.add(role)?;
         let quiet = self.quiet;
         let zygote = matches!(role, Role::Zygote(_));
+        let realtime = self.realtime_of(role);
         // A container's limits are its runtime's.
         let group = match &executable {
             Executable::Program(_) => self.processes.groups.make(process, self.limits(role)),
@@ -210,12 +211,13 @@ impl Shell {
         let launch = match executable {
             Executable::Program(path) => {
                 let (args, env) = (program.args.clone(), program.env.clone());
-                Launch { process, program: path, args, env, quiet, isolation, zygote, container: None }
+                let container = None;
+                Launch { process, program: path, args, env, quiet, isolation, zygote, realtime, container }
             }
             // Arguments and environment are in its configuration.
             Executable::Container(Container { runtime, arguments, place }) => {
                 let (program, args, env, container) = (runtime, arguments, Vec::new(), Some(place));
-                Launch { process, program, args, env, quiet, isolation: None, zygote, container }
+                Launch { process, program, args, env, quiet, isolation: None, zygote, realtime, container }
             }
         };
         let launch = ToLauncher::Launch(Box::new(launch));

@@ -234,6 +234,7 @@ fn embed_warm(quiet: bool) -> Result<()> {
     let manifest = Manifest::parse(&std::io::read_to_string(std::io::stdin())?, "warm.toml")?;
     let images = std::env::args_os().nth(2).unwrap_or_default();
     let builder = Composer::builder(manifest).launcher(std::env::current_exe()?).image_cache(images);
+    let builder = builder.host_file(std::env::var_os("SHARD_HOST_FILE"));
     let composer = builder.quiet(quiet).start()?;
     composer.wait_warm(shard_tests::PATIENCE)?;
     println!("warm");
