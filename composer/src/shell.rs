@@ -486,12 +486,21 @@ impl Shell {
                         }
                         self.launched(shard, process);
                     }
-                    Some(Role::Spare(_) | Role::Zygote(_)) => self.sources.show(),
+                    Some(Role::Zygote(component)) => {
+                        self.sources.refused(component, absent);
+                        self.sources.show();
+                    }
+                    Some(Role::Spare(_)) => self.sources.show(),
                     None => {}
                 }
             }
             FromLauncher::NotLaunched { process, errno, why } => {
                 tracing::error!(who = self.who(process), error = why, "could not be started");
+                if let Some(Role::Zygote(component)) = self.processes.get(process).map(|process| process.role)
+                {
+                    self.inner.note_fault_of(component, format!("its zygote could not be started: {why}"));
+                    self.sources.has_failed(component);
+                }
                 if !self.disowned(process) {
                     self.exited(process, Exit::NotStarted(errno));
                 }

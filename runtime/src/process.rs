@@ -98,7 +98,7 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         null: high(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
         control: control.transpose()?,
         parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
-        anchor: spawn.anchor.map(|anchor| high(&anchor.pidfd)).transpose()?,
+        anchor: spawn.anchor.map(Anchor::open).transpose()?,
         enter: spawn.isolation.map(Isolation::ready),
         image,
         going,
@@ -134,7 +134,7 @@ struct Prepared<'a> {
     image: Option<Image>,
     control: Option<OwnedFd>,
     enter: Option<Enter<'a>>,
-    anchor: Option<OwnedFd>,
+    anchor: Option<Anchor>,
     null: OwnedFd,
     parent: OwnedFd,
     /// It waits on this until it may begin.
@@ -148,6 +148,22 @@ struct Prepared<'a> {
     realtime: u64,
     /// What is known of its anchor's namespaces.
     outcome: Outcome,
+}
+
+/// The namespaces that a process is put into.
+struct Anchor {
+    pidfd: OwnedFd,
+    /// Its root, which is not that of its mount namespace where the forking process has a root of its own (chroot).
+    root: OwnedFd,
+}
+
+impl Anchor {
+    fn open(anchor: &Spawned) -> io::Result<Self> {
+        // It was reaped by nobody, so the number is its own.
+        let path = format!("/proc/{}/root", anchor.pid);
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { pidfd: high(&anchor.pidfd)?, root: high(root)? })
+    }
 }
 
 /// A process that joins an anchor is not in its pid namespace, but a second one is that it forks in its stead.
@@ -406,11 +422,15 @@ fn hold() -> ! {
     }
 }
 
-/// Goes into the namespaces of an anchor. Returns in the process that is in all of them.
-fn join(anchor: &OwnedFd, telling: &OwnedFd, namespaces: u64) -> Result<(), Errno> {
+/// Goes into the namespaces of an anchor, and to its root. Returns in the process that is in all of them.
+fn join(anchor: &Anchor, telling: &OwnedFd, namespaces: u64) -> Result<(), Errno> {
     // SAFETY: the process has one thread, as one that was just forked has.
-    if unsafe { libc::setns(anchor.as_raw_fd(), namespaces as i32) } < 0 {
+    if unsafe { libc::setns(anchor.pidfd.as_raw_fd(), namespaces as i32) } < 0 {
         return Err(last_errno());
+    }
+    if namespaces & libc::CLONE_NEWNS as u64 != 0 {
+        rustix::process::fchdir(&anchor.root)?;
+        rustix::process::chroot(c".")?;
     }
     let Some(second) = clone(libc::CLONE_PARENT as u64, None)? else { return Ok(()) };
     let pid = second.pid.to_ne_bytes();

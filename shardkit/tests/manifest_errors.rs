@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 31 keys are `program`, `image`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `realtime`, `gpu_memory`, `bandwidth`, `disk_read`, `disk_write`, `wait` …"
+        "5:1: unknown key `a`b`; the 31 keys are `program`, `image`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `realtime`, `gpu_memory`, `bandwidth`, `disk_read`, `disk_write` …"
     );
 }
 
