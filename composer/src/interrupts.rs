@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The kernel's interrupts.
@@ -261,7 +262,8 @@ fn text(file: &Path) -> Option<String> {
 }
 
 fn lock(folder: &Path) -> io::Result<OwnedFd> {
-    if let Err(error) = fs::create_dir(folder)
+    // For its owner alone: whoever could open it could hold the lock for ever.
+    if let Err(error) = fs::DirBuilder::new().mode(0o700).create(folder)
         && error.kind() != io::ErrorKind::AlreadyExists
     {
         return Err(error);
