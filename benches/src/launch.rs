@@ -45,6 +45,7 @@ pub fn run(rounds: usize) -> Result<()> {
                 isolation,
                 anchor,
                 cgroup,
+                realtime: 0,
             })?;
             drop(theirs);
             ours.receive::<FromShard>(&mut Packet::new()).map_err(std::io::Error::other)?;

@@ -200,6 +200,7 @@ impl World {
             processes: 64,
             gpu_memory_bytes: (gpu * GIB) as u64,
             bandwidth_bits_per_s: (bandwidth * GBIT) as u64,
+            ..Needs::default()
         }
     }
 

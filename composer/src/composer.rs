@@ -9,6 +9,7 @@ use crate::history::History;
 use crate::host::Host;
 use crate::hub::{Hub, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
+use crate::interrupts::Interrupts;
 use crate::launcher::{Launcher, LauncherError};
 use crate::oci::{Cache, Container, OciError, Runtime, prepare};
 use crate::resources::{Allocator, HostFile, Inventory, InventoryError, Shortage};
@@ -205,7 +206,9 @@ impl Builder {
     pub fn start(self) -> Result<Composer, StartError> {
         // First: what a composer before this one has left holds processors, perhaps.
         let groups = Groups::prepare();
-        let allocator = self.allocator()?;
+        let file = self.host_file.as_ref().map(HostFile::read).transpose().map_err(StartError::HostFile)?;
+        let interrupts = Interrupts::start(file.as_ref().is_some_and(HostFile::keeps_interrupts_off));
+        let allocator = self.allocator(file)?;
         let (programs, generic_programs) = self.programs()?;
         self.check_sizes()?;
         self.check_allowed()?;
@@ -257,6 +260,7 @@ impl Builder {
             host: Host::new(allocator),
             history,
             groups,
+            interrupts,
         };
         let shell = Shell::new(Arc::clone(&inner), parts)?;
 
@@ -273,8 +277,7 @@ impl Builder {
     }
 
     /// What the host has, after it was checked that all warm shards fit.
-    fn allocator(&self) -> Result<Allocator, StartError> {
-        let file = self.host_file.as_ref().map(HostFile::read).transpose().map_err(StartError::HostFile)?;
+    fn allocator(&self, file: Option<HostFile>) -> Result<Allocator, StartError> {
         let probed = || Inventory::probe();
         let inventory = match file {
             Some(file) if file.wants_probe() => file.apply(probed())?,

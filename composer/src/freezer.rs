@@ -47,7 +47,7 @@ impl Freezer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::groups::Limits;
+    use crate::groups::{Disks, Limits};
     use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
     use std::fs;
     use std::io::Write;
@@ -81,7 +81,9 @@ mod tests {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let limits = Limits { memory_bytes: 0, processes: 8, beside: 0, cores: Vec::new(), rdma: None };
+        let (cores, disks) = (Vec::new(), Disks::default());
+        let limits =
+            Limits { memory_bytes: 0, processes: 8, beside: 0, weight: 100, cores, rdma: None, disks };
         if let Some(group) = groups.make(process, limits) {
             let procs = format!("/proc/self/fd/{}/cgroup.procs", std::os::fd::AsRawFd::as_raw_fd(&group));
             fs::write(procs, child.id().to_string()).unwrap();

@@ -45,6 +45,8 @@ pub(crate) struct Launch {
     pub(crate) isolation: Option<Allow>,
     /// Whether it is a zygote, which forks.
     pub(crate) zygote: bool,
+    /// The highest real-time priority that it may have.
+    pub(crate) realtime: u32,
     /// If the program is an OCI runtime, which runs a container: that one's place.
     pub(crate) container: Option<ContainerPlace>,
 }
@@ -330,9 +332,10 @@ fn start_isolated(
             env: &launch.env,
             control: control.as_fd(),
             quiet: launch.quiet,
-            isolation: jail.map(|jail| &jail.isolation),
-            anchor: jail.and_then(|jail| jail.anchor.as_ref()),
+            isolation: jail.as_ref().map(|jail| &jail.isolation),
+            anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
             cgroup,
+            realtime: launch.realtime,
         })
     })
 }

@@ -22,10 +22,12 @@ use crate::history::History;
 use crate::host::{Host, free_memory_bytes, owns_processors, time_of_week};
 use crate::hub::Slow;
 use crate::inner::{Inner, Page, Start};
+use crate::interrupts::Interrupts;
 use crate::launcher::{FromLauncher, Launcher};
 use crate::load::Gauge;
 use crate::oci::Container;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
+use crate::realtime::Realtime;
 use crate::resources::{Grant, Shortage};
 use crate::scaler::Scaler;
 use mio::unix::SourceFd;
@@ -116,6 +118,9 @@ pub(crate) struct Shell {
     /// Where the scaler's memory is kept.
     history: Option<History>,
     told_absent: HashSet<Absent>,
+    realtime: Realtime,
+    /// None if they go where they went before.
+    interrupts: Option<Interrupts>,
 }
 
 /// What is started for a component.
@@ -140,6 +145,7 @@ pub(crate) struct Parts {
     pub(crate) host: Host,
     pub(crate) history: Option<History>,
     pub(crate) groups: Groups,
+    pub(crate) interrupts: Option<Interrupts>,
 }
 
 impl Shell {
@@ -156,6 +162,7 @@ impl Shell {
             host,
             history,
             groups,
+            interrupts,
         } = parts;
         let fd = launcher.socket.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&fd), LAUNCHER, Interest::READABLE)?;
@@ -173,6 +180,8 @@ impl Shell {
             loads_due_ns: 0,
             history,
             told_absent: HashSet::new(),
+            realtime: Realtime::default(),
+            interrupts,
             inner,
             poll,
             slow,
@@ -397,6 +406,10 @@ impl Shell {
         if !std::mem::take(&mut self.shared_changed) {
             return;
         }
+        if let Some(interrupts) = &mut self.interrupts {
+            let grants = self.shards.values().filter_map(|shard| shard.grant.as_ref());
+            interrupts.keep_off(grants.flat_map(Grant::processors).collect());
+        }
         let shared = self.host.shared();
         for process in self.processes.iter().filter(|process| process.pid != 0) {
             let shard = if let Role::Shard(shard) = process.role { self.shards.get(&shard) } else { None };
@@ -468,12 +481,21 @@ impl Shell {
                         }
                         self.launched(shard, process);
                     }
-                    Some(Role::Spare(_) | Role::Zygote(_)) => self.sources.show(),
+                    Some(Role::Zygote(component)) => {
+                        self.sources.refused(component, absent);
+                        self.sources.show();
+                    }
+                    Some(Role::Spare(_)) => self.sources.show(),
                     None => {}
                 }
             }
             FromLauncher::NotLaunched { process, errno, why } => {
                 tracing::error!(who = self.who(process), error = why, "could not be started");
+                if let Some(Role::Zygote(component)) = self.processes.get(process).map(|process| process.role)
+                {
+                    self.inner.note_fault_of(component, format!("its zygote could not be started: {why}"));
+                    self.sources.has_failed(component);
+                }
                 if !self.disowned(process) {
                     self.exited(process, Exit::NotStarted(errno));
                 }
@@ -528,16 +550,44 @@ impl Shell {
                 let component = entry.map_or(ComponentId(0), |entry| entry.component);
                 let grant = entry.and_then(|entry| entry.grant.as_ref());
                 let processors = grant.into_iter().flat_map(Grant::processors).map(|id| id as usize);
-                Limits::of(application.component(component), processors.collect())
+                self.limits_of(component, processors.collect())
             }
-            Role::Zygote(component) => Limits::of(application.component(component), Vec::new()),
+            Role::Zygote(component) => self.limits_of(component, Vec::new()),
             Role::Spare(at) => {
                 let components = application.generics[at].components.iter();
-                let limits = components.map(|id| Limits::of(application.component(*id), Vec::new()));
-                limits
-                    .reduce(Limits::or)
-                    .unwrap_or_else(|| Limits::of(application.component(ComponentId(0)), Vec::new()))
+                let limits = components.map(|id| self.limits_of(*id, Vec::new()));
+                limits.reduce(Limits::or).unwrap_or_else(|| self.limits_of(ComponentId(0), Vec::new()))
             }
+        }
+    }
+
+    fn limits_of(&self, component: ComponentId, cores: Vec<usize>) -> Limits {
+        let program = match &self.programs[usize::from(component.0)] {
+            Some(Executable::Program(path)) => Some(path.as_path()),
+            _ => None,
+        };
+        Limits::of(self.inner.application.component(component), program, cores)
+    }
+
+    /// The highest real-time priority that a process may have.
+    fn realtime_of(&self, role: Role) -> u32 {
+        let application = &self.inner.application;
+        let of = |id: ComponentId| application.component(id).needs.realtime;
+        match role {
+            Role::Shard(shard) => self.shards.get(&shard).map_or(0, |entry| of(entry.component)),
+            Role::Zygote(component) => of(component),
+            Role::Spare(at) => {
+                application.generics[at].components.iter().map(|id| of(*id)).max().unwrap_or(0)
+            }
+        }
+    }
+
+    /// Gives a shard that is ready, and so on its own cores, the real-time priority that its component asks for.
+    fn hurry(&mut self, shard: ShardId) {
+        let (priority, component) = (self.realtime_of(Role::Shard(shard)), self.name(shard));
+        let process = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?));
+        if let Some(process) = process.filter(|process| priority > 0 && process.runs()) {
+            self.realtime.give(process.pid, priority, &component);
         }
     }
 
@@ -683,6 +733,7 @@ impl Shell {
         // It may have been told of processors that have been given away since.
         self.shared_changed = true;
         self.inner.note_start(component, Start { tier: from, took });
+        self.hurry(shard);
         self.tell(Event::ShardReady { shard });
     }
 

@@ -19,8 +19,11 @@ fuzz_target!(|text: &str| {
         memory_bytes: 1,
         huge_pages_bytes: 1,
         processes: 64,
+        realtime: 10,
         gpu_memory_bytes: 1,
         bandwidth_bits_per_s: 1,
+        disk_read_bytes_per_s: 1,
+        disk_write_bytes_per_s: 1,
     };
     for needs in [Needs::default(), needs, Needs { cores: 0, huge_pages_bytes: 0, ..needs }] {
         match allocator.allocate_all(&[needs, needs]) {

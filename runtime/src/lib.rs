@@ -24,6 +24,8 @@ pub mod outbox;
 pub mod process;
 #[cfg(not(loom))]
 pub mod rdma;
+#[cfg(not(loom))]
+pub mod realtime;
 pub mod region;
 #[cfg(not(loom))]
 pub mod remote;

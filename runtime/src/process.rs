@@ -13,7 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, geteuid, getrlimit, pidfd_open,
+    setrlimit, waitid,
+};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -42,6 +45,8 @@ pub struct Spawn<'a> {
     pub anchor: Option<&'a Spawned>,
     /// The folder of the control group (v2) in which it begins; `None` for that of this process.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// In isolation, the highest real-time priority that it may have, as far as this process may have it.
+    pub realtime: u32,
 }
 
 /// A started process. It is not reaped when this is dropped: its parent calls [`reap`].
@@ -74,11 +79,12 @@ pub fn anchor(isolation: &Isolation) -> io::Result<Spawned> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let control = null.as_fd();
     let (program, isolation) = (Path::new(""), Some(isolation));
-    start(
-        None,
-        &Spawn { program, args: &[], env: &[], control, quiet: true, isolation, anchor: None, cgroup: None },
-    )
+    let (args, env, quiet, anchor, cgroup, realtime) = (&[], &[], true, None, None, REALTIME_TRIED);
+    start(None, &Spawn { program, args, env, control, quiet, isolation, anchor, cgroup, realtime })
 }
+
+/// An anchor does nothing, so it may have the least; the composer tries with one whether it may be given.
+const REALTIME_TRIED: u32 = 1;
 
 fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Result<Spawned> {
     let (image, control) = program.map(|(image, control)| (image, high(control))).unzip();
@@ -93,7 +99,7 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         null: high(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?,
         control: control.transpose()?,
         parent: high(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)?,
-        anchor: spawn.anchor.map(|anchor| high(&anchor.pidfd)).transpose()?,
+        anchor: spawn.anchor.map(Anchor::open).transpose()?,
         enter: spawn.isolation.map(Isolation::ready).transpose()?,
         own_number: spawn.anchor.map(|_| own_number()).transpose()?,
         image,
@@ -102,6 +108,7 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         reporting,
         telling,
         quiet: spawn.quiet,
+        realtime: getrlimit(Resource::Rtprio).maximum.unwrap_or(u64::MAX).min(spawn.realtime.into()),
         outcome,
     };
     let (flags, mut forked) = fork(&prepared, spawn.cgroup, &mut outcome)?;
@@ -129,7 +136,7 @@ struct Prepared<'a> {
     image: Option<Image>,
     control: Option<OwnedFd>,
     enter: Option<Enter<'a>>,
-    anchor: Option<OwnedFd>,
+    anchor: Option<Anchor>,
     /// The number in its pid namespace of a process that joins an anchor.
     own_number: Option<libc::pid_t>,
     null: OwnedFd,
@@ -142,8 +149,25 @@ struct Prepared<'a> {
     /// The number of the process that it has put into its anchor's namespaces.
     telling: OwnedFd,
     quiet: bool,
+    realtime: u64,
     /// What is known of its anchor's namespaces.
     outcome: Outcome,
+}
+
+/// The namespaces that a process is put into.
+struct Anchor {
+    pidfd: OwnedFd,
+    /// Its root, which is not that of its mount namespace where the forking process has a root of its own (chroot).
+    root: OwnedFd,
+}
+
+impl Anchor {
+    fn open(anchor: &Spawned) -> io::Result<Self> {
+        // It was reaped by nobody, so the number is its own.
+        let path = format!("/proc/{}/root", anchor.pid);
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { pidfd: high(&anchor.pidfd)?, root: high(root)? })
+    }
 }
 
 /// A process that joins an anchor is not in its pid namespace, but a second one is that it forks in its stead.
@@ -453,16 +477,20 @@ fn hold() -> ! {
     }
 }
 
-/// Goes into the namespaces of an anchor. Returns in the process that is in all of them.
+/// Goes into the namespaces of an anchor, and to its root. Returns in the process that is in all of them.
 fn join(
-    anchor: &OwnedFd,
+    anchor: &Anchor,
     telling: &OwnedFd,
     namespaces: u64,
     number: Option<libc::pid_t>,
 ) -> Result<(), Errno> {
     // SAFETY: the process has one thread, as one that was just forked has.
-    if unsafe { libc::setns(anchor.as_raw_fd(), namespaces as i32) } < 0 {
+    if unsafe { libc::setns(anchor.pidfd.as_raw_fd(), namespaces as i32) } < 0 {
         return Err(last_errno());
+    }
+    if namespaces & libc::CLONE_NEWNS as u64 != 0 {
+        rustix::process::fchdir(&anchor.root)?;
+        rustix::process::chroot(c".")?;
     }
     let parent = libc::CLONE_PARENT as u64;
     let number = number.filter(|_| namespaces & libc::CLONE_NEWPID as u64 != 0);
@@ -515,6 +543,9 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
             }
             None => enter.settle(flags, (word == [GO_AS_NOBODY]).then(|| enter.identity()), outcome),
         }
+        let most = Some(prepared.realtime);
+        // It is no more than before, so it can't be refused.
+        let _ = setrlimit(Resource::Rtprio, Rlimit { current: most, maximum: most });
         enter.bind_hands(flags, prepared.image.is_none(), outcome);
     }
     // After the last change of user or capabilities, which would clear it.

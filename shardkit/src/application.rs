@@ -39,6 +39,8 @@ pub const PROCESSES_MIN: u32 = 8;
 pub const PROCESSES_MAX: u32 = 1 << 22;
 /// So many it may have where the manifest says nothing.
 pub const PROCESSES_DEFAULT: u32 = 64;
+/// The highest real-time priority that a shard may have: the kernel's threads for interrupts have 50.
+pub const REALTIME_MAX: u32 = 49;
 /// The fastest tick, per second.
 pub const TICK_HZ_MAX: f64 = 10_000.0;
 /// The longest that a shard may poll before it sleeps, in microseconds.
@@ -235,10 +237,16 @@ pub struct Needs {
     pub huge_pages_bytes: u64,
     /// The most processes and threads that it may have, its own included.
     pub processes: u32,
+    /// The real-time priority of its own thread, from 1 to [`REALTIME_MAX`]; 0 for none. Only with cores of its own.
+    pub realtime: u32,
     /// GPU memory, in bytes.
     pub gpu_memory_bytes: u64,
     /// Bandwidth to other nodes, in bits a second.
     pub bandwidth_bits_per_s: u64,
+    /// It may read so much from each disk that it can reach, in bytes a second; 0 for no bound.
+    pub disk_read_bytes_per_s: u64,
+    /// It may write so much to each disk that it can reach, in bytes a second; 0 for no bound.
+    pub disk_write_bytes_per_s: u64,
 }
 
 /// How a shard waits when it has nothing to do.

@@ -27,6 +27,8 @@ huge_pages = "4MiB"
 processes = 32
 gpu_memory = 1024
 bandwidth = "1Gbit/s"
+disk_read = "50MiB/s"
+disk_write = 4096
 wait = "spin"
 tick_hz = 60
 start_timeout_ms = 10
@@ -51,6 +53,8 @@ score = { type = "Score", reply = "Rank" }
 [component.render]
 program = "arena"
 wait = "park"
+cores = 2
+realtime = 10
 
 [component.render.in]
 world = "World"
@@ -93,9 +97,13 @@ fn every_key_arrives() {
         processes: 32,
         gpu_memory_bytes: 1024,
         bandwidth_bits_per_s: 1_000_000_000,
+        disk_read_bytes_per_s: 50 << 20,
+        disk_write_bytes_per_s: 4096,
+        realtime: 0,
     };
     assert_eq!(physics.needs, needs);
     assert_eq!((physics.wait, arena.components[2].wait), (Wait::Spin, Wait::Park));
+    assert_eq!(arena.components[2].needs.realtime, 10);
     assert_eq!(physics.tick_hz, Some(60.0));
     assert_eq!((physics.start_timeout_ms, physics.stop_timeout_ms), (10, 20));
     assert_eq!(physics.config_json, r#"{"gravity":-9.81,"names":["a"],"since":"1979-05-27"}"#);

@@ -111,7 +111,7 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
     );
     assert_eq!(
         in_component("\"a`b\" = 1"),
-        "5:1: unknown key `a`b`; the 28 keys are `program`, `image`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `gpu_memory`, `bandwidth`, `wait`, `tick_hz`, `start_timeout_ms` …"
+        "5:1: unknown key `a`b`; the 31 keys are `program`, `image`, `args`, `env`, `capacity`, `warm`, `max`, `frozen`, `scale_down_delay_ms`, `scale`, `cores`, `share`, `memory`, `huge_pages`, `processes`, `realtime`, `gpu_memory`, `bandwidth`, `disk_read`, `disk_write` …"
     );
 }
 
@@ -366,6 +366,14 @@ fn numbers_out_of_their_range_are_named_with_the_range() {
         "5:19: `stop_timeout_ms` is 3600001; use a whole number from 1 to 3600000"
     );
     assert_eq!(in_component("processes = 7"), "5:13: `processes` is 7; use a whole number from 8 to 4194304");
+    assert_eq!(
+        in_component("cores = 1\nrealtime = 50"),
+        "6:12: `realtime` is 50; use a whole number from 1 to 49"
+    );
+    assert_eq!(
+        in_component("disk_read = '50MiB'"),
+        "5:13: `disk_read` can't be \"50MiB\"; write a number of bytes a second, or a text like \"50MiB/s\""
+    );
     assert_eq!(
         in_component("tick_hz = 0"),
         "5:11: `tick_hz` is 0; use more than 0 and at most 10000, or leave it out for no ticks"
@@ -788,5 +796,21 @@ fn what_a_component_may_not_be_allowed_is_named() {
     assert_eq!(
         below_head(text),
         "10:20: `a` and `b` are in the generic program `g`, but not isolated alike; give both the same `isolation` and `allow`: a process is isolated before it is either"
+    );
+}
+
+#[test]
+fn real_time_priority_needs_a_core_of_its_own_and_a_shard_that_sleeps_at_times() {
+    assert_eq!(
+        in_component("share = 1\nrealtime = 10"),
+        "6:12: `realtime` of `ai` would hold up all others on the cores that it shares; give it cores of its own, such as `cores = 1`, or leave `realtime` out"
+    );
+    assert_eq!(
+        in_component("cores = 1\nwait = 'spin'\nrealtime = 10"),
+        "7:12: `ai` polls for ever, and with `realtime` the kernel would stop it in each second; write another `wait`, or leave `realtime` out"
+    );
+    assert_eq!(
+        headline("[application]\nname = 'a'\n[component.b]\nimage = 'oci:x'\ncores = 1\nrealtime = 1"),
+        "6:12: component `b` is an image, and a container has no real-time priority; leave `realtime` out"
     );
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Loaded in this order, each with what it needs. Without a provider of crc32, `rdma link add` fails.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -26,6 +26,8 @@ const MODULES: [&str; 15] = [
     "rdma_rxe",
     "sch_tbf",
     "overlay",
+    "loop",
+    "ext4",
 ];
 const INIT: &str = include_str!("../guest/init");
 

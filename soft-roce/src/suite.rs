@@ -21,7 +21,7 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 16] = [
+const CASES: [(&str, Layout, Run); 18] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
     ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
@@ -40,25 +40,39 @@ const CASES: [(&str, Layout, Run); 16] = [
     }),
     ("a_killed_host_is_noticed_by_tcp", Layout::Pair, |suite, guests| killed(suite, guests, Kind::Tcp, true)),
     ("isolation_by_control_groups", Layout::Single, |suite, guests| {
-        suite.plain_tests(&guests[0], "groups", "", "required", "")
+        suite.plain_tests(&guests[0], "groups", "", "required", PLAIN)
     }),
     ("isolation_by_control_groups_of_a_subtree", Layout::Single, |suite, guests| {
         suite.plain_tests(&guests[0], "groups", "", "delegated", SUBTREE)
     }),
+    ("isolation_by_control_groups_without_root", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "groups", "", "delegated", USER)
+    }),
+    ("isolation_of_cores", Layout::Single, |suite, guests| {
+        suite.plain_tests(&guests[0], "cores", "", "required", PLAIN)
+    }),
     ("isolation_of_native_shards", Layout::Single, |suite, guests| {
-        suite.plain_tests(&guests[0], "isolation", "", "required", "")
+        suite.plain_tests(&guests[0], "isolation", "", "required", PLAIN)
     }),
     ("isolation_in_containers", Layout::Single, |suite, guests| {
-        suite.plain_tests(&guests[0], "oci", "", "required", "")
+        suite.plain_tests(&guests[0], "oci", "", "required", PLAIN)
     }),
     ("isolation_and_tiers", Layout::Single, |suite, guests| {
-        suite.plain_tests(&guests[0], "tiers", "", "required", "")
+        suite.plain_tests(&guests[0], "tiers", "", "required", PLAIN)
     }),
 ];
 
+/// Nothing before it.
+const PLAIN: &str = "exec";
 /// Puts the shell into a group of its own with all controllers, as a service manager does for who asks for it.
-const SUBTREE: &str = "cd /sys/fs/cgroup && echo '+cpuset +cpu +memory +pids +rdma' > cgroup.subtree_control && \
-                       mkdir -p subtree && echo $$ > subtree/cgroup.procs && cd / && ";
+const SUBTREE: &str = "cd /sys/fs/cgroup && echo '+cpuset +cpu +memory +pids +io +rdma' > cgroup.subtree_control && \
+                       mkdir -p subtree && echo $$ > subtree/cgroup.procs && cd / && exec";
+
+/// The same with an ordinary user, to whom the group belongs, as a service manager does it (`Delegate=yes`, `User=`).
+const USER: &str = "cd /sys/fs/cgroup && echo '+cpuset +cpu +memory +pids +io +rdma' > cgroup.subtree_control && \
+                    mkdir -p subtree && echo $$ > subtree/cgroup.procs && chown 1000:1000 subtree && \
+                    cd subtree && chown 1000:1000 cgroup.procs cgroup.subtree_control cgroup.threads && cd / && \
+                    exec setpriv --reuid=1000 --regid=1000 --clear-groups --";
 
 /// What runs the cases.
 struct Suite<'a> {
@@ -122,7 +136,8 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
         .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
         .args(["--test", "rdma_links", "--test", "mixed_links"])
-        .args(["--test", "groups", "--test", "isolation", "--test", "oci", "--test", "tiers"])
+        .args(["--test", "groups", "--test", "cores", "--test", "isolation", "--test", "oci"])
+        .args(["--test", "tiers"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;
@@ -152,8 +167,8 @@ impl Suite<'_> {
         Ok(exit.out)
     }
 
-    /// Runs the ordinary tests of a program whose names contain `filter`, one after the other, after a shell has done
-    /// `before`. `groups` is what they know of the guest's control groups.
+    /// Runs the ordinary tests of a program whose names contain `filter`, one after the other, with what stands before a
+    /// program in a shell's line, `before`. `groups` is what they know of the guest's control groups.
     fn plain_tests(
         &self,
         guest: &Guest,
@@ -164,7 +179,7 @@ impl Suite<'_> {
     ) -> Result<Vec<String>> {
         let program = self.programs.iter().find(|(of, _)| of == name).map(|(_, path)| path);
         let program = program.with_context(|| format!("the tests {name} were not built"))?;
-        let line = format!("{before}exec {} --test-threads=1 --nocapture {filter}", program.display());
+        let line = format!("{before} {} --test-threads=1 --nocapture {filter}", program.display());
         let command = Command::shell(line).env("RUST_BACKTRACE", "1").env("SHARD_GROUPS", groups);
         let exit = guest.spawn(command)?.wait(TIMEOUT)?.ok()?;
         let ran = exit.out.iter().any(|line| line.contains("test result: ok") && !line.contains(" 0 passed"));

@@ -163,7 +163,7 @@ fn neighbour(composer: &Composer, when: &str) {
 #[test]
 fn each_limit_is_read_back_from_the_kernel() {
     let Some(_alone) = alone(&["memory.max", "pids.max", "cpu.weight"]) else { return };
-    let text = manifest(&["cold", "forked", "spare"], "memory = \"48MiB\"\nprocesses = 20")
+    let text = manifest(&["cold", "forked", "spare"], "memory = \"48MiB\"\nprocesses = 20\nshare = 0.25")
         .replace("args = [\"forked\"]", "args = [\"forked\"]\nzygote = true")
         + &format!(
             "[generic.any]\nprogram = \"{}\"\nargs = [\"any\"]\ncomponents = [\"spare\"]\nspares = 1\n",
@@ -181,10 +181,12 @@ fn each_limit_is_read_back_from_the_kernel() {
         let group = own_group(ready_shard(&composer, way).pid);
         println!("{way}: {}", group.display());
         for (file, value) in
-            [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "20"), ("cpu.weight", "100")]
+            [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "20"), ("cpu.weight", "250")]
         {
             assert_eq!(read(group.join(file)), value, "{file}");
         }
+        let weight = group.join("io.weight");
+        assert!(!weight.exists() || read(weight) == "default 250");
         let swap = group.join("memory.swap.max");
         assert!(!swap.exists() || read(swap) == "0");
         for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
@@ -224,6 +226,40 @@ fn a_shard_with_rdma_links_may_open_devices_and_another_may_not() {
         assert!(may.contains("hca_object=4096"), "{may}");
         assert!(may_not.contains("hca_object=0"), "{may_not}");
     }
+}
+
+/// A file system on a disk, that of a file in memory. None where this process can't have one.
+fn disk(folder: &Path) -> Option<PathBuf> {
+    let (image, at) = (folder.join("image"), folder.join("disk"));
+    fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
+    fs::create_dir(&at).unwrap();
+    let done = |command: &mut Command| command.status().is_ok_and(|status| status.success());
+    let made = done(Command::new("/sbin/mke2fs").arg("-q").arg(&image));
+    let mounted = made && done(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
+    mounted.then_some(at)
+}
+
+#[test]
+fn how_fast_a_shard_uses_the_disks_that_it_can_reach_is_bounded_as_it_declares() {
+    let Some(_alone) = alone(&["io.max"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = disk(folder.path()) else {
+        println!("not tested: this process can't mount a disk");
+        assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
+        return;
+    };
+    let lines =
+        format!("disk_read = \"5MiB/s\"\ndisk_write = \"1MiB/s\"\nallow.write = [\"{}\"]", disk.display());
+    let composer = composer(&["attack"], &lines);
+    let group = group(ready_shard(&composer, "attack").pid);
+    let max = read(group.join("io.max"));
+    println!("{max}");
+    let answer = ask(&composer, "attack", &format!("write {}/file", disk.display()));
+    drop(composer);
+    assert!(Command::new("umount").arg(&disk).status().unwrap().success());
+    let bounds = max.lines().filter(|line| line.contains("rbps=5242880 wbps=1048576"));
+    assert_eq!(bounds.count(), 1, "the program is on no disk, and the other is one: {max}");
+    assert!(answer.starts_with("done"), "{answer}");
 }
 
 /// The processors that a thread may run on.
@@ -556,4 +592,25 @@ fn what_a_container_leaves_is_killed_with_its_group() {
     kill(shard.pid, Signal::KILL);
     assert!(!stray.wait().unwrap().success(), "it was not killed");
     wait_until("its group is gone", || !group.exists());
+}
+
+#[test]
+fn what_the_doctor_tries_is_undone_and_holds_what_composers_are_held_to() {
+    let Some(_alone) = alone(&["memory.max"]) else { return };
+    let tree = || {
+        let own = group(std::process::id());
+        let base = own.ancestors().nth(1).filter(|base| base.join("cgroup.procs").exists()).unwrap_or(&own);
+        let entries = [&own, base].map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let mut names: Vec<PathBuf> = entries.into_iter().flatten().map(|entry| entry.path()).collect();
+        names.sort();
+        (own.clone(), names, read(base.join("cgroup.subtree_control")))
+    };
+    let before = tree();
+    let facts = shard_composer::resources::limits::Facts::gather();
+    assert_eq!(tree(), before);
+    for tried in &facts.groups {
+        println!("{tried:?}");
+        let may_be_absent = ["io.max", "cpuset.cpus.partition"].contains(&tried.what);
+        assert!(tried.mend.is_none() || may_be_absent, "{tried:?}");
+    }
 }

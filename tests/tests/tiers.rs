@@ -471,3 +471,32 @@ fn a_shard_is_scrubbed_only_when_its_last_session_has_ended() {
     assert!(second.end(PATIENCE));
     wait_until("it is killed", || !alive(pid));
 }
+
+/// In a mere chroot there are no user namespaces.
+#[test]
+fn a_zygote_without_user_namespaces_says_what_would_mend_it_and_sees_no_more_of_the_host() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let line = "mount --make-rprivate / && mount --rbind / \"$0\" && exec chroot \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", line]).arg(folder.path());
+    let mut refused = Command::new("unshare");
+    refused.args(["-m", "sh", "-c", line]).arg(folder.path()).args(["unshare", "-U", "echo", "possible"]);
+    match refused.output() {
+        Ok(tried) if tried.stdout.is_empty() && rustix::process::geteuid().is_root() => {}
+        other => return println!("not tested: no such chroot can be had here: {other:?}"),
+    }
+    let text = manifest_text(misfit(), &["echo"], "zygote = true");
+    let (mut embedder, line) = embedder(command.arg(misfit()).arg("embed-zygote"), &text);
+    println!("{line}");
+    let (root, fault) = line.split_once(';').unwrap_or_else(|| panic!("{line}"));
+    let seen: Vec<_> = root.split(' ').filter(|name| **name == *"sys").collect();
+    kill(embedder.id(), Signal::KILL);
+    embedder.wait().unwrap();
+    assert!(seen.is_empty(), "it sees {seen:?} of the host");
+    assert!(
+        fault.contains("can't fork") && fault.contains("user namespace: Operation not permitted"),
+        "{fault}"
+    );
+    assert!(fault.contains("to mend it: "), "{fault}");
+}

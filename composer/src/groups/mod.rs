@@ -8,13 +8,17 @@
 //! Invariant: what the kernel refuses is told once ([`refusal`]) and left out; nothing that is told to be limited is
 //! not. A group outlives neither its process nor, longer than until the next composer starts, its composer.
 
+mod disks;
 mod limits;
 mod mover;
 mod partition;
 mod place;
 mod refusal;
+mod trial;
 
+pub(crate) use disks::Disks;
 pub(crate) use limits::Limits;
+pub(crate) use trial::tried;
 
 use crate::processes::ProcessId;
 use mover::Mover;
@@ -100,7 +104,7 @@ impl Groups {
     /// All shards together weigh as much as one busy process on each processor would.
     fn weigh(&mut self) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let weight = (cores * limits::WEIGHT as usize).min(limits::WEIGHT_MAX);
+        let weight = (cores as u32).saturating_mul(limits::WEIGHT).min(limits::WEIGHT_MAX);
         if let Some(place) = self.place.as_ref().filter(|place| place.controllers.contains(&"cpu")) {
             let file = place.folder.path.join("cpu.weight");
             if let Err(error) = fs::write(&file, weight.to_string()) {
@@ -196,6 +200,9 @@ impl Groups {
 
     fn limit(&mut self, group: &Path, limits: &Limits) {
         let Some(place) = &self.place else { return };
+        for path in &limits.disks.without {
+            self.refusals.no_disk(path);
+        }
         for (controller, file, text) in limits.files(&self.devices) {
             if !place.controllers.contains(&controller) {
                 // It was told when the place was taken.
@@ -203,9 +210,10 @@ impl Groups {
             }
             let file = group.join(file);
             match fs::write(&file, text) {
-                // A kernel without swap has nothing to limit.
+                // A kernel without swap has nothing to limit, and one that weighs no disk nothing to weigh.
                 Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && file.ends_with("memory.swap.max") => {}
+                    if error.kind() == io::ErrorKind::NotFound
+                        && (file.ends_with("memory.swap.max") || file.ends_with("io.weight")) => {}
                 Err(error) => self.refusals.refused(place::limits_of(controller), &file, &error),
                 Ok(()) => {}
             }

@@ -25,7 +25,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 8;
 
 /// The controllers that shards are limited by.
-pub(super) const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "memory", "pids", "rdma"];
+pub(super) const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "memory", "pids", "io", "rdma"];
 
 /// A folder of groups. Dropping it kills what is in it and removes it.
 pub(super) struct Folder {
@@ -66,18 +66,24 @@ pub(super) struct Place {
     pub(super) folder: Folder,
     /// Those that limit the groups in the folder.
     pub(super) controllers: Vec<&'static str>,
+    /// Those that the base did not give on before.
+    added: Vec<&'static str>,
+    /// The group into which this process has moved itself.
+    aside: Option<PathBuf>,
 }
 
 impl Place {
     /// Frees what composers left that are gone, and makes a folder.
     pub(super) fn take(refusals: &mut Refusals) -> io::Result<Self> {
+        free_left(&base_of(&own_group()?));
+        Self::make(refusals)
+    }
+
+    /// Makes a folder.
+    pub(super) fn make(refusals: &mut Refusals) -> io::Result<Self> {
         let own = own_group()?;
         let leaf = format!("{OWN_PREFIX}{}", std::process::id());
-        let base = match own.parent() {
-            Some(parent) if is_aside(&own) => parent.to_path_buf(),
-            _ => own.clone(),
-        };
-        free_left(&base);
+        let base = base_of(&own);
         let folder = new_folder(&base)?;
         if !folder.path.join("cgroup.freeze").exists() {
             return Err(io::Error::new(
@@ -97,17 +103,45 @@ impl Place {
         let all_given = wanted.iter().all(|name| given.iter().any(|given| given == name));
         // The root of the tree may hold processes and give controllers; it is the only one without a type.
         let is_root = !base.join("cgroup.type").exists();
-        if !all_given
-            && !is_root
-            && own == base
-            && let Err(error) = move_aside(&base, &leaf)
-        {
-            refusals.refused("every limit by control groups", &base.join("cgroup.procs"), &error);
-            wanted.clear();
+        let mut aside = None;
+        if !all_given && !is_root && own == base {
+            match move_aside(&base, &leaf) {
+                Ok(group) => aside = Some(group),
+                Err(error) => {
+                    refusals.no_limits(&base.join("cgroup.procs"), &error);
+                    wanted.clear();
+                }
+            }
         }
+        let before = given;
         let given = give_on(&base, &wanted, refusals);
         let controllers = folder.give_on(&given, refusals);
-        Ok(Self { base, folder, controllers })
+        let is_new = |name: &&str| !before.iter().any(|before| before == name);
+        let added = given.into_iter().filter(is_new).collect();
+        Ok(Self { base, folder, controllers, added, aside })
+    }
+
+    /// Leaves everything as it was before.
+    pub(super) fn undo(self) {
+        let Self { base, folder, added, aside, .. } = self;
+        drop(folder);
+        for name in added {
+            // A composer that was started meanwhile may need it.
+            let _ = fs::write(base.join("cgroup.subtree_control"), format!("-{name}"));
+        }
+        if let Some(aside) = aside {
+            // It fails where that composer needs it as it is; then the group goes with the next one.
+            let _ = fs::write(base.join("cgroup.procs"), std::process::id().to_string());
+            let _ = fs::remove_dir(aside);
+        }
+    }
+}
+
+/// The group in which composers make their folders, if this process is in that one.
+fn base_of(own: &Path) -> PathBuf {
+    match own.parent() {
+        Some(parent) if is_aside(own) => parent.to_path_buf(),
+        _ => own.to_path_buf(),
     }
 }
 
@@ -141,8 +175,8 @@ fn new_folder(base: &Path) -> io::Result<Folder> {
     made
 }
 
-/// Moves this process out of its group into one below it, so that the group holds none.
-fn move_aside(base: &Path, leaf: &str) -> io::Result<()> {
+/// Moves this process out of its group into one below it, so that the group holds none. Returns that one.
+fn move_aside(base: &Path, leaf: &str) -> io::Result<PathBuf> {
     let aside = base.join(leaf);
     fs::create_dir(&aside)?;
     let me = std::process::id().to_string();
@@ -159,7 +193,7 @@ fn move_aside(base: &Path, leaf: &str) -> io::Result<()> {
     if moved.is_err() {
         let _ = fs::remove_dir(&aside);
     }
-    moved
+    moved.map(|()| aside)
 }
 
 /// Gives controllers on to the groups in a group. Returns those that were.
@@ -187,6 +221,7 @@ pub(super) fn limits_of(controller: &str) -> &'static str {
         "cpu" => "a fair share of the processors (cpu.weight)",
         "memory" => "memory (memory.max)",
         "pids" => "the number of processes (pids.max)",
+        "io" => "how fast disks are read and written (io.max)",
         _ => "handles of RDMA devices (rdma.max)",
     }
 }

@@ -1,14 +1,23 @@
 //! What this host does not hold shards to: told once each, with what was seen, where, and what would mend it.
 
 use super::place::limits_of;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
 /// See the head of this file.
 #[derive(Default)]
 pub(super) struct Refusals {
-    told: HashSet<String>,
+    told: HashMap<String, Refusal>,
+    /// Who tries what there is tells it himself.
+    quiet: bool,
+}
+
+/// A limit that is not there: what was seen, and what would mend it.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) seen: String,
+    pub(super) mend: String,
 }
 
 /// What to do where version 2 of control groups has no controllers, or is not there.
@@ -16,17 +25,26 @@ const UNIFY: &str = "boot with cgroup_no_v1=all systemd.unified_cgroup_hierarchy
 /// What to do where the tree belongs to someone else.
 const DELEGATE: &str = "run the composer in a subtree of its own: systemd-run --scope -p Delegate=yes …, or Delegate=yes in its unit";
 
+/// What is refused with every limit.
+const ALL: &str = "every limit by control groups";
+const GROUPS: &str = "control groups";
+
 impl Refusals {
+    /// Those that are not logged.
+    pub(super) fn quiet() -> Self {
+        Self { quiet: true, ..Self::default() }
+    }
+
     /// There are no groups at all.
     pub(super) fn no_groups(&mut self, error: &io::Error) {
         let mend = if error.kind() == io::ErrorKind::NotFound { UNIFY } else { DELEGATE };
-        self.tell("control groups", Path::new("/sys/fs/cgroup"), &error.to_string(), mend);
+        self.tell(GROUPS, Path::new("/sys/fs/cgroup"), &error.to_string(), mend);
     }
 
     /// No controller reaches this process's group: shards can be frozen and killed by their groups, and no more.
     pub(super) fn no_controllers(&mut self, base: &Path) {
         let why = "it has none that limits shards";
-        self.tell("every limit by control groups", &base.join("cgroup.controllers"), why, UNIFY);
+        self.tell(ALL, &base.join("cgroup.controllers"), why, UNIFY);
     }
 
     /// A controller does not reach this process's group.
@@ -39,6 +57,23 @@ impl Refusals {
         self.tell(limits_of(name), &base.join("cgroup.controllers"), &format!("it has no `{name}`"), &mend);
     }
 
+    /// No group can be limited.
+    pub(super) fn no_limits(&mut self, path: &Path, error: &io::Error) {
+        self.refused(ALL, path, error);
+    }
+
+    /// What is read and written below a path can't be bounded.
+    pub(super) fn no_disk(&mut self, path: &Path) {
+        let limit = format!("{} below {}", limits_of("io"), path.display());
+        let why = "it is on no disk of this host that the kernel knows";
+        self.tell(
+            &limit,
+            path,
+            why,
+            "keep it on a file system of a disk (ext4, xfs, btrfs …), not on an overlay or another host's",
+        );
+    }
+
     /// The kernel refuses what was written.
     pub(super) fn refused(&mut self, limit: &str, path: &Path, error: &io::Error) {
         self.tell(limit, path, &error.to_string(), DELEGATE);
@@ -46,7 +81,12 @@ impl Refusals {
 
     /// As [`refused`](Self::refused), with a mend of its own.
     pub(super) fn tell(&mut self, limit: &str, path: &Path, why: &str, mend: &str) {
-        if self.told.insert(limit.to_owned()) {
+        if self.told.contains_key(limit) {
+            return;
+        }
+        let refusal = Refusal { seen: format!("{}: {why}", path.display()), mend: mend.to_owned() };
+        self.told.insert(limit.to_owned(), refusal);
+        if !self.quiet {
             tracing::warn!(
                 limit,
                 path = %path.display(),
@@ -57,8 +97,18 @@ impl Refusals {
         }
     }
 
+    /// Why this limit, or with it all, is not there.
+    pub(super) fn of(&self, limit: &str) -> Option<&Refusal> {
+        [limit, ALL, GROUPS].into_iter().find_map(|limit| self.told.get(limit))
+    }
+
+    /// Any of them.
+    pub(super) fn any(&self) -> Option<&Refusal> {
+        self.told.values().next()
+    }
+
     #[cfg(test)]
     pub(super) fn has(&self, limit: &str) -> bool {
-        self.told.iter().any(|told| told.contains(limit))
+        self.told.keys().any(|told| told.contains(limit))
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::processes::ProcessId;
+use shardkit::application::Needs;
 use std::process::{Command, Stdio};
 
 impl Groups {
@@ -10,7 +11,15 @@ impl Groups {
 }
 
 fn limits() -> Limits {
-    Limits { memory_bytes: 64 << 20, processes: 16, beside: 0, cores: Vec::new(), rdma: Some(false) }
+    Limits {
+        memory_bytes: 64 << 20,
+        processes: 16,
+        beside: 0,
+        weight: 100,
+        cores: Vec::new(),
+        rdma: Some(false),
+        disks: Disks::default(),
+    }
 }
 
 #[test]
@@ -78,6 +87,51 @@ fn a_shard_without_a_declaration_has_no_limit_of_memory_and_no_rdma() {
     assert_eq!(text("memory.max"), Some("max"));
     assert_eq!(text("pids.max"), Some("16"));
     assert_eq!(text("rdma.max"), Some("rxe0 hca_handle=0 hca_object=0"));
-    let other = Limits { memory_bytes: 0, processes: 20, cores: vec![1], rdma: Some(true), ..limits() };
-    assert_eq!(limits().or(other.clone()), Limits { cores: Vec::new(), ..other });
+    let disks = Disks { read: 5 << 20, disks: ["8:0".into()].into(), ..Disks::default() };
+    let more = Limits {
+        processes: 20,
+        weight: 250,
+        cores: vec![1],
+        rdma: Some(true),
+        disks,
+        memory_bytes: 0,
+        beside: 0,
+    };
+    assert_eq!(text("io.max"), None);
+    let bounds: Vec<_> = more.files(&[]).into_iter().filter(|(_, file, _)| *file == "io.max").collect();
+    assert_eq!(bounds, [("io", "io.max", "8:0 rbps=5242880 wbps=max".to_owned())]);
+    assert_eq!(limits().or(more.clone()), Limits { cores: Vec::new(), disks: Disks::default(), ..more });
+}
+
+#[test]
+fn a_shard_weighs_in_proportion_to_the_processors_that_it_was_given() {
+    let weight =
+        |cores, share_millicores| limits::weight(&Needs { cores, share_millicores, ..Needs::default() });
+    assert_eq!([weight(0, 250), weight(0, 1), weight(1, 0), weight(2, 500)], [250, 1, 1000, 2500]);
+    assert_eq!(weight(0, 0), 100, "who asks for nothing weighs what the kernel gives");
+    assert_eq!([weight(11, 0), weight(u32::MAX, u32::MAX)], [10_000; 2], "the kernel has no more");
+}
+
+#[test]
+fn what_is_on_no_disk_is_named_and_what_is_in_memory_has_no_bound() {
+    let paths = ["/proc/self/exe", "/proc/self/status", "/dev/shm", "/nowhere"].map(Path::new);
+    assert_eq!(Disks::below(0, 0, paths), Disks::default(), "who asks for no bound has none");
+    let disks = Disks::below(1 << 20, 0, paths);
+    println!("{disks:?}");
+    assert!(disks.without.contains(&"/proc/self/status".into()));
+    assert!(!disks.without.iter().any(|path| path.starts_with("/dev") || path.starts_with("/nowhere")));
+    let mut refusals = Refusals::default();
+    disks.without.iter().for_each(|path| refusals.no_disk(path));
+    assert!(refusals.has("how fast disks are read and written (io.max) below /proc/self/status"));
+}
+
+#[test]
+fn each_limit_of_control_groups_is_tried_and_what_is_absent_has_a_mend() {
+    let tried = tried(Vec::new());
+    let names: Vec<_> = tried.iter().map(|tried| tried.what).collect();
+    assert_eq!(names, ["cgroup.freeze", "cpu.weight", "memory.max", "pids.max", "io.max", "rdma.max"]);
+    for tried in tried {
+        println!("{tried:?}");
+        assert!(!tried.evidence.is_empty() && tried.mend.is_none_or(|mend| !mend.is_empty()));
+    }
 }

@@ -6,6 +6,7 @@
 //! ```toml
 //! host = "rack-7"             # the host's name
 //! probe = true                # false: what is not declared here is not there
+//! keep_interrupts_off = false # true: devices' interrupts are kept off the cores that shards have for themselves
 //!
 //! [node.0]                    # a NUMA node, by the kernel's number
 //! processors = "0-15"         # those that may be given out
@@ -48,6 +49,7 @@ pub const HOST_FILE_BYTES_MAX: usize = 1 << 20;
 pub struct HostFile {
     host: Option<String>,
     probe: bool,
+    keep_interrupts_off: bool,
     nodes: Vec<(u32, NodeChange)>,
     gpus: Vec<(String, GpuChange)>,
     nics: Vec<(String, NicChange)>,
@@ -83,6 +85,8 @@ struct NicChange {
 struct Raw {
     host: Option<At<String>>,
     probe: Option<bool>,
+    #[serde(default)]
+    keep_interrupts_off: bool,
     #[serde(default)]
     node: Named<RawNode>,
     #[serde(default)]
@@ -150,6 +154,11 @@ impl HostFile {
     /// Whether the host is to be probed, too.
     pub fn wants_probe(&self) -> bool {
         self.probe
+    }
+
+    /// Whether the interrupts of devices are to be kept off the cores that shards have for themselves.
+    pub fn keeps_interrupts_off(&self) -> bool {
+        self.keep_interrupts_off
     }
 
     /// What the host has: what this file says, and otherwise what was probed.
@@ -262,7 +271,14 @@ fn checked(raw: Raw) -> Result<HostFile, Problem> {
         raw.gpu.0.iter().map(|(name, raw)| Ok((check_text(name)?, gpu(raw)?))).collect();
     let nics: Result<_, Problem> =
         raw.nic.0.iter().map(|(name, raw)| Ok((check_text(name)?, nic(raw)?))).collect();
-    Ok(HostFile { host, probe: raw.probe.unwrap_or(true), nodes: nodes?, gpus: gpus?, nics: nics? })
+    Ok(HostFile {
+        host,
+        probe: raw.probe.unwrap_or(true),
+        keep_interrupts_off: raw.keep_interrupts_off,
+        nodes: nodes?,
+        gpus: gpus?,
+        nics: nics?,
+    })
 }
 
 /// Names of hosts and devices end up in logs and tables.

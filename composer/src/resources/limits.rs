@@ -4,13 +4,17 @@
 //! *Enforced*: the kernel, or the device, does it, and this process may ask it to. *Emulated*: it is done by other means
 //! that a shard could evade. *Absent*: nothing holds a shard to it; what it was given is counted and no more.
 //!
-//! Invariant: whatever is not enforced comes with what would mend it, and nothing is changed by looking.
+//! What can be tried is tried, as the composer does it, and counts as enforced only if the kernel then says so.
+//!
+//! Invariant: whatever is not enforced comes with what would mend it, and what was tried is undone.
 
 use super::inventory::{Gpu, Inventory};
 use super::probe::gpus;
-use rustix::fs::{Access, access};
+use crate::{groups, interrupts, realtime};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use shard_runtime::isolation::{Absent, Measure, Probed};
+use shard_runtime::topology::allowed;
 use shard_runtime::verbs::{Wish, choose};
 use shard_runtime::{barrier, isolation};
 use std::fs;
@@ -18,8 +22,6 @@ use std::path::{Path, PathBuf};
 
 /// So much memory has to be lockable: that of the rings of some RDMA links.
 const LOCKABLE_BYTES_MIN: u64 = 64 << 20;
-/// The capability to set priorities, by its number.
-const CAP_SYS_NICE: u32 = 23;
 
 /// How well a limit holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -46,13 +48,30 @@ pub struct Limit {
     pub mend: Option<String>,
 }
 
+/// What came of asking the kernel for a limit as the composer does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Which, by the kernel's name for it.
+    pub what: &'static str,
+    /// What the kernel said, and where.
+    pub evidence: String,
+    /// What would mend it; `None` if the kernel does it.
+    pub mend: Option<String>,
+}
+
 /// What no file tells.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// What control groups do.
+    pub groups: Vec<Tried>,
+    /// What became of each measure of isolation, or why nothing could be started with them.
+    pub isolation: Result<Vec<Probed>, String>,
     /// How much memory may be locked, in bytes; `None` for any.
     pub memlock_bytes: Option<u64>,
-    /// The highest real-time priority; `None` for any.
-    pub real_time_priority: Option<u64>,
+    /// Whether a shard can be given real-time priority.
+    pub real_time: Tried,
+    /// Whether it can be set where interrupts go.
+    pub interrupts: Tried,
     /// Whether a process has a descriptor.
     pub pidfd: bool,
     /// Whether the kernel gives a fence to those who do not ask for one.
@@ -66,14 +85,20 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// As they are for this process.
+    /// As they are for this process. It makes a control group, puts limits on it, and removes it; it takes the last
+    /// processor away from everything else, and gives it back; it starts a process with all of isolation.
     pub fn gather() -> Self {
+        // Of a single one nothing is left for others.
+        let cores = allowed().into_iter().skip(1).last();
         let pidfd =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
         let rdma = choose(&Wish::default());
         Self {
+            groups: groups::tried(cores.into_iter().collect()),
+            isolation: isolation::probe().map_err(|error| error.to_string()),
             memlock_bytes: getrlimit(Resource::Memlock).current,
-            real_time_priority: getrlimit(Resource::Rtprio).current,
+            real_time: realtime::tried(),
+            interrupts: interrupts::tried(),
             pidfd: pidfd.is_ok(),
             membarrier: barrier::register(),
             landlock: u32::try_from(isolation::landlock_abi()).ok().filter(|version| *version > 0),
@@ -85,8 +110,8 @@ impl Facts {
 
 /// The limits of a host: from the files under a root, from what was found there, and from what no file tells.
 pub fn limits(root: &Path, inventory: &Inventory, facts: &Facts) -> Vec<Limit> {
-    let host = Host { root, groups: Groups::read(root) };
-    vec![
+    let host = Host { root, facts, groups: Groups::read(root) };
+    let mut all = vec![
         host.core_isolation(inventory),
         host.controller(
             "cpu.weight",
@@ -101,11 +126,12 @@ pub fn limits(root: &Path, inventory: &Inventory, facts: &Facts) -> Vec<Limit> {
         host.controller("pids.max", "pids", "a shard may start processes without end"),
         host.controller("io.max", "io", "a shard may use disks as it likes"),
         host.controller("rdma.max", "rdma", "a shard may use up an RDMA device's handles"),
+        host.freezing(),
         host.huge_pages(inventory),
         memlock(facts),
-        host.user_namespaces(),
-        host.seccomp(),
-        host.landlock(facts),
+    ];
+    all.extend(host.isolation());
+    all.extend([
         held("pidfd", facts.pidfd, "pidfd_open", "Linux 5.3 or newer; without it nothing runs"),
         held(
             "membarrier",
@@ -122,9 +148,10 @@ pub fn limits(root: &Path, inventory: &Inventory, facts: &Facts) -> Vec<Limit> {
                 "links to other hosts are of kind tcp; for RDMA in software: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0",
             ),
         },
-        host.interrupts(inventory),
-        host.real_time(facts),
-    ]
+        asked(&facts.interrupts, "only a host file with `keep_interrupts_off` asks for it"),
+        asked(&facts.real_time, "only components with `realtime` ask for it"),
+    ]);
+    all
 }
 
 fn enforced(what: &'static str, evidence: impl Into<String>) -> Limit {
@@ -133,6 +160,14 @@ fn enforced(what: &'static str, evidence: impl Into<String>) -> Limit {
 
 fn absent(what: &'static str, evidence: impl Into<String>, mend: impl Into<String>) -> Limit {
     Limit { what, state: State::Absent, evidence: evidence.into(), mend: Some(mend.into()) }
+}
+
+/// A limit that is there for those who ask.
+fn asked(tried: &Tried, who: &str) -> Limit {
+    match &tried.mend {
+        None => enforced(tried.what, format!("{}; {who}", tried.evidence)),
+        Some(mend) => absent(tried.what, tried.evidence.clone(), mend.clone()),
+    }
 }
 
 fn held(what: &'static str, there: bool, call: &str, needs: &str) -> Limit {
@@ -155,16 +190,16 @@ fn memlock(facts: &Facts) -> Limit {
 
 struct Host<'a> {
     root: &'a Path,
+    facts: &'a Facts,
     groups: Groups,
 }
 
 /// What kind of control groups there are.
 enum Groups {
-    /// Version 2: the own group, the controllers that it may give on, and whether this process may make groups below it.
+    /// Version 2: the own group, and the controllers that it may give on.
     Two {
         group: PathBuf,
         controllers: Vec<String>,
-        writable: bool,
     },
     /// Version 1: the controllers that are mounted.
     One {
@@ -181,9 +216,8 @@ impl Groups {
             let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
             let group = mount.join(own);
             let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-            let writable = access(group.join("cgroup.subtree_control"), Access::WRITE_OK).is_ok();
             let controllers = controllers.split_whitespace().map(str::to_owned).collect();
-            return Self::Two { group, controllers, writable };
+            return Self::Two { group, controllers };
         }
         let known = ["cpu", "cpuset", "memory", "pids", "blkio", "rdma", "freezer"];
         let controllers: Vec<String> =
@@ -209,20 +243,22 @@ impl Host<'_> {
 
     fn controller(&self, what: &'static str, name: &str, without: &str) -> Limit {
         match &self.groups {
-            Groups::Two { group, controllers, writable } => {
-                let path = self.shown(&group.join("cgroup.controllers"));
-                let evidence = format!("{path}: {}", controllers.join(" "));
+            Groups::Two { group, controllers } => {
                 let has = controllers.iter().any(|controller| controller == name);
-                match (has, writable) {
-                    (true, true) => enforced(what, evidence),
-                    (true, false) => absent(
+                let path = || self.shown(&group.join("cgroup.controllers"));
+                match self.tried(what) {
+                    Some(Tried { evidence, mend: None, .. }) => enforced(what, evidence.clone()),
+                    Some(Tried { evidence, mend: Some(mend), .. }) if has => {
+                        absent(what, format!("{evidence}; {without}"), mend.clone())
+                    }
+                    None if has => absent(
                         what,
-                        format!("{evidence}; but its cgroup.subtree_control can't be written"),
-                        "systemd-run --user --scope -p Delegate=yes shardctl …, or Delegate=yes in the unit",
+                        format!("{}: {}, but nobody uses it; {without}", path(), controllers.join(" ")),
+                        "nothing: the composer does not ask for it",
                     ),
-                    (false, _) => absent(
+                    _ => absent(
                         what,
-                        format!("{evidence}: no {name}; {without}"),
+                        format!("{}: {}: no {name}; {without}", path(), controllers.join(" ")),
                         format!(
                             "echo +{name} > {}",
                             self.shown(&group.parent().unwrap_or(group).join("cgroup.subtree_control"))
@@ -239,6 +275,21 @@ impl Host<'_> {
         }
     }
 
+    fn tried(&self, what: &str) -> Option<&Tried> {
+        self.facts.groups.iter().find(|tried| tried.what == what)
+    }
+
+    fn freezing(&self) -> Limit {
+        let what = "cgroup.freeze";
+        let seen = match self.tried(what) {
+            Some(Tried { evidence, mend: None, .. }) => return enforced(what, evidence.clone()),
+            Some(refused) => refused.evidence.clone(),
+            None => "there are no groups".into(),
+        };
+        let by = "shards are frozen by a signal, and what they have started is not";
+        Limit { what, state: State::Emulated, evidence: format!("{seen}; {by}"), mend: Some(UNIFY.into()) }
+    }
+
     fn core_isolation(&self, inventory: &Inventory) -> Limit {
         let what = "core isolation";
         let isolated: Vec<u32> = inventory.processors().filter(|p| p.isolated).map(|p| p.id).collect();
@@ -252,6 +303,10 @@ impl Host<'_> {
                 if seen.is_empty() { format!("declared: {}", ranges(&isolated)) } else { seen.join("; ") };
             return enforced(what, seen);
         }
+        let partition = self.tried("cpuset.cpus.partition");
+        if let Some(Tried { evidence, mend: None, .. }) = partition {
+            return enforced(what, evidence.clone());
+        }
         let apart = apart(inventory);
         let boot = match apart.as_str() {
             "" => "a host with more processors: the first core is for all others".to_owned(),
@@ -262,14 +317,11 @@ impl Host<'_> {
             None => "/sys/devices/system/cpu/isolated can't be read".into(),
         };
         let by = "shards are kept apart by the affinity of their threads; other programs are not";
-        let mend = match &self.groups {
-            Groups::Two { controllers, writable: true, .. } if controllers.iter().any(|c| c == "cpuset") => {
-                format!(
-                    "mkdir /sys/fs/cgroup/shards && echo {apart} > /sys/fs/cgroup/shards/cpuset.cpus && \
-                 echo isolated > /sys/fs/cgroup/shards/cpuset.cpus.partition; or {boot}"
-                )
+        let (seen, mend) = match partition {
+            Some(Tried { evidence, mend: Some(mend), .. }) if matches!(self.groups, Groups::Two { .. }) => {
+                (format!("{evidence}; {seen}"), format!("{mend}; or {boot}"))
             }
-            _ => boot,
+            _ => (seen, boot),
         };
         Limit { what, state: State::Emulated, evidence: format!("{seen}; {by}"), mend: Some(mend) }
     }
@@ -298,54 +350,39 @@ impl Host<'_> {
         )
     }
 
-    fn user_namespaces(&self) -> Limit {
-        let what = "user namespaces";
-        if !self.root.join("proc/self/ns/user").exists() {
-            return absent(what, "/proc/self/ns/user is not there", "a kernel with CONFIG_USER_NS=y");
-        }
-        for (file, never, mend) in [
-            ("proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=15000"),
-            ("proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-            (
-                "proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-                "1",
-                "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-            ),
-        ] {
-            if self.text(file).as_deref() == Some(never) {
-                return absent(what, format!("/{file}: {never}"), mend);
-            }
-        }
-        let max = self.text("proc/sys/user/max_user_namespaces").unwrap_or_else(|| "not bounded".into());
-        enforced(what, format!("/proc/sys/user/max_user_namespaces: {max}"))
-    }
-
-    fn seccomp(&self) -> Limit {
-        match self.text("proc/sys/kernel/seccomp/actions_avail") {
-            Some(actions) => {
-                enforced("seccomp", format!("/proc/sys/kernel/seccomp/actions_avail: {actions}"))
-            }
-            None => absent(
-                "seccomp",
-                "/proc/sys/kernel/seccomp/actions_avail can't be read",
-                "a kernel of 4.14 or newer with CONFIG_SECCOMP_FILTER=y",
-            ),
+    /// Each measure that a shard's process takes when it is started.
+    fn isolation(&self) -> Vec<Limit> {
+        match &self.facts.isolation {
+            Ok(probed) => probed.iter().map(|probed| self.measure(probed)).collect(),
+            Err(why) => vec![absent(
+                "isolation",
+                format!("no process can be started with it: {why}"),
+                "`isolation = \"none\"` in the manifest, or a host outside of the container",
+            )],
         }
     }
 
-    fn landlock(&self, facts: &Facts) -> Limit {
-        if let Some(version) = facts.landlock {
-            return enforced("Landlock", format!("landlock_create_ruleset: ABI version {version}"));
+    fn measure(&self, probed: &Probed) -> Limit {
+        let what = probed.measure.name();
+        match &probed.absent {
+            Some(refused) => absent(what, refused.to_string(), self.mend(refused)),
+            None => match (probed.measure, self.facts.landlock) {
+                (Measure::Landlock, Some(version)) => {
+                    enforced(what, format!("a process was started with it; ABI version {version}"))
+                }
+                _ => enforced(what, "a process was started with it"),
+            },
         }
-        let lsm = self.text("sys/kernel/security/lsm");
-        let seen = lsm.as_ref().map_or("landlock_create_ruleset fails".into(), |lsm| {
-            format!("landlock_create_ruleset fails; /sys/kernel/security/lsm: {lsm}")
-        });
-        let list = lsm.filter(|lsm| !lsm.is_empty()).unwrap_or_else(|| "capability".into());
-        let mend = format!(
-            "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK=y, booted with lsm=landlock,{list}"
-        );
-        absent("Landlock", seen, mend)
+    }
+
+    fn mend(&self, refused: &Absent) -> String {
+        let list = self.text("sys/kernel/security/lsm").filter(|lsm| !lsm.is_empty());
+        match (refused.measure, list) {
+            (Measure::Landlock, Some(list)) => format!(
+                "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK=y, booted with lsm=landlock,{list}"
+            ),
+            _ => refused.mend_of(self.root),
+        }
     }
 
     fn gpu(&self, facts: &Facts) -> Limit {
@@ -381,46 +418,6 @@ impl Host<'_> {
             "nvidia-cuda-mps-control -d, or nvidia-smi -mig 1 && nvidia-smi mig -cgi 19,19 -C",
         )
     }
-
-    fn interrupts(&self, inventory: &Inventory) -> Limit {
-        let (what, file) = ("IRQ affinity", "proc/irq/default_smp_affinity");
-        let Some(mask) = self.text(file) else {
-            return absent(
-                what,
-                format!("/{file} can't be read"),
-                "a host that shows /proc/irq, and not a container's view",
-            );
-        };
-        let seen = format!("/{file}: {mask}");
-        if access(self.root.join(file), Access::WRITE_OK).is_ok() {
-            return enforced(what, format!("{seen}, and can be written"));
-        }
-        let first: Vec<u32> = first_core(inventory);
-        let mend =
-            format!("as root: for i in /proc/irq/*/smp_affinity_list; do echo {} > $i; done", ranges(&first));
-        absent(what, seen, mend)
-    }
-
-    fn real_time(&self, facts: &Facts) -> Limit {
-        let what = "real-time priority";
-        let status = self.text("proc/self/status").unwrap_or_default();
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-        let runtime = self.text("proc/sys/kernel/sched_rt_runtime_us").unwrap_or_default();
-        let seen = format!("/proc/sys/kernel/sched_rt_runtime_us: {runtime}");
-        if effective >> CAP_SYS_NICE & 1 == 1 {
-            return enforced(what, format!("/proc/self/status: CapEff has CAP_SYS_NICE; {seen}"));
-        }
-        match facts.real_time_priority {
-            Some(0) => absent(
-                what,
-                format!("RLIMIT_RTPRIO is 0, no CAP_SYS_NICE; {seen}"),
-                "ulimit -r 99, or LimitRTPRIO=99 in the unit",
-            ),
-            Some(most) => enforced(what, format!("RLIMIT_RTPRIO is {most}; {seen}")),
-            None => enforced(what, format!("RLIMIT_RTPRIO is unlimited; {seen}")),
-        }
-    }
 }
 
 /// The processors of the core that is left to everybody else.
@@ -441,7 +438,7 @@ fn apart(inventory: &Inventory) -> String {
 }
 
 /// Numbers, in order, as the kernel's lists are written.
-fn ranges(ids: &[u32]) -> String {
+pub(crate) fn ranges(ids: &[u32]) -> String {
     let runs = ids.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
         [only] => only.to_string(),
         run => format!("{}-{}", run[0], run[run.len() - 1]),

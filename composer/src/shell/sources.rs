@@ -14,9 +14,11 @@ use crate::inner::Source;
 use crate::launcher::{Launch, ToLauncher};
 use crate::oci::Container;
 use crate::processes::{ProcessId, Role};
+use rustix::io::Errno;
 use shard_runtime::clock;
 use shard_runtime::control::{ControlSocket, FromShard, ToShard, Zygote as ZygoteMessage};
 use shard_runtime::id::{ComponentId, ShardId};
+use shard_runtime::isolation::{Absent, Measure};
 use shardkit::application::{Allow, Application, Program};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,6 +48,10 @@ pub(super) struct Zygote {
     /// Processes that it was asked to fork and has not answered for.
     forking: Vec<ProcessId>,
     backoff: Backoff,
+    /// What this host refuses it.
+    absent: Vec<Absent>,
+    /// It has said itself why it ends.
+    has_failed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +68,18 @@ pub(super) struct Sources {
     zygotes: Vec<Zygote>,
     /// What is shown of them is not what they are.
     changed: bool,
+}
+
+/// What the kernel says where there is no user namespace to be had.
+const NO_NAMESPACE: [Errno; 3] = [Errno::PERM, Errno::NOSPC, Errno::USERS];
+/// How a program ends that the dynamic loader could not put together.
+const NOT_LOADED: i32 = 127;
+const NOT_LOADED_HINT: &str =
+    " (so does a program whose libraries it can't reach: name their folder in `allow.read`)";
+
+/// What is refused, and what would mend it.
+fn told(refused: &Absent) -> String {
+    format!("{refused}; to mend it: {}", refused.mend())
 }
 
 impl Spares {
@@ -95,12 +113,28 @@ impl Sources {
             waiting: Vec::new(),
             forking: Vec::new(),
             backoff: Backoff::default(),
+            absent: Vec::new(),
+            has_failed: false,
         });
         Self { spares: spares.collect(), zygotes: zygotes.collect(), changed: true }
     }
 
     fn zygote(&mut self, component: ComponentId) -> Option<&mut Zygote> {
         self.zygotes.iter_mut().find(|zygote| zygote.component == component)
+    }
+
+    /// What this host refuses a zygote's process.
+    pub(super) fn refused(&mut self, component: ComponentId, absent: Vec<Absent>) {
+        if let Some(zygote) = self.zygote(component) {
+            zygote.absent = absent;
+        }
+    }
+
+    /// It is known why a zygote ends.
+    pub(super) fn has_failed(&mut self, component: ComponentId) {
+        if let Some(zygote) = self.zygote(component) {
+            zygote.has_failed = true;
+        }
     }
 
     /// Something of what is shown has changed.
@@ -202,16 +236,18 @@ impl Shell {
         let (process, theirs) = self.processes.add(role)?;
         let quiet = self.quiet;
         let zygote = matches!(role, Role::Zygote(_));
+        let realtime = self.realtime_of(role);
         let group = self.processes.groups.make(process, self.limits(role));
         let launch = match executable {
             Executable::Program(path) => {
                 let (args, env) = (program.args.clone(), program.env.clone());
-                Launch { process, program: path, args, env, quiet, isolation, zygote, container: None }
+                let container = None;
+                Launch { process, program: path, args, env, quiet, isolation, zygote, realtime, container }
             }
             // Arguments and environment are in its configuration.
             Executable::Container(Container { runtime, arguments, place }) => {
                 let (program, args, env, container) = (runtime, arguments, Vec::new(), Some(place));
-                Launch { process, program, args, env, quiet, isolation: None, zygote, container }
+                Launch { process, program, args, env, quiet, isolation: None, zygote, realtime, container }
             }
         };
         let launch = ToLauncher::Launch(Box::new(launch));
@@ -245,6 +281,7 @@ impl Shell {
     fn start_zygote(&mut self, at: usize) {
         let component = self.sources.zygotes[at].component;
         self.sources.changed = true;
+        self.sources.zygotes[at].has_failed = false;
         match self.start_program(Role::Zygote(component), component) {
             Ok(process) => self.sources.zygotes[at].state = State::Starting(process),
             Err(error) => {
@@ -415,14 +452,28 @@ impl Shell {
             }
             FromShard::Forked { process: forked } => self.forked(component, ProcessId(forked), fds),
             FromShard::NotForked { process: forked, errno } => {
+                let isolated = self.inner.application.component(component).isolation.is_some();
+                // What it forks gets a user namespace of its own, and everything else by that.
+                let refused = Absent { measure: Measure::User, errno };
                 let error = std::io::Error::from_raw_os_error(errno);
-                tracing::warn!(component = name, %error, "the zygote could not fork; the shard is started cold");
+                let namespace = NO_NAMESPACE.iter().any(|known| known.raw_os_error() == errno);
+                let why = if isolated && namespace { told(&refused) } else { error.to_string() };
+                tracing::warn!(
+                    component = name,
+                    error = why,
+                    "the zygote could not fork; the shard is started cold"
+                );
+                self.inner.note_fault_of(
+                    component,
+                    format!("its zygote can't fork, so its shards are started cold: {why}"),
+                );
                 if self.take_owed(component, ProcessId(forked)) {
                     self.start_instead(ProcessId(forked));
                 }
             }
             FromShard::Failed { reason } => {
                 tracing::error!(component = name, reason, "zygote failed");
+                self.sources.has_failed(component);
                 self.inner.note_fault_of(component, reason);
             }
             other => {
@@ -470,6 +521,7 @@ impl Shell {
         let fault = "its zygote gave a process away that it had not forked, and is killed";
         tracing::error!(%shard, component = self.name(shard), "{fault}");
         self.inner.note_fault_of(component, fault.into());
+        self.sources.has_failed(component);
         if let Some(State::Ready(zygote)) = self.sources.zygote(component).map(|zygote| zygote.state) {
             self.processes.kill(zygote);
         }
@@ -493,11 +545,22 @@ impl Shell {
         zygote.state = State::Down;
         let wait = zygote.backoff.failed(clock::now_ns(), lived_ns);
         self.sources.changed = true;
+        let refused: String = zygote.absent.iter().map(|absent| format!("; {}", told(absent))).collect();
+        let hint = if how == Exit::Code(NOT_LOADED) { NOT_LOADED_HINT } else { "" };
         tracing::error!(
             component = name,
             ?wait,
-            "the zygote {how}; shards are started cold until there is another"
+            refused = refused.trim_start_matches("; "),
+            "the zygote {how}{hint}; shards are started cold until there is another"
         );
+        if !zygote.has_failed {
+            let refused = if refused.is_empty() {
+                refused
+            } else {
+                format!("; this host refuses it something{refused}")
+            };
+            self.inner.note_fault_of(component, format!("its zygote {how}{hint}{refused}"));
+        }
         self.disappoint(at);
     }
 

@@ -200,6 +200,7 @@ fn small_needs(random: &mut StdRng) -> Needs {
         processes: 64,
         gpu_memory_bytes: some(0.5, 4),
         bandwidth_bits_per_s: some(0.5, 4),
+        ..Needs::default()
     }
 }
 
@@ -382,6 +383,7 @@ fn a_million_random_operations_give_nothing_twice_and_lose_nothing() {
             processes: 64,
             gpu_memory_bytes: some(0.3, 8 * GIB),
             bandwidth_bits_per_s: some(0.4, 3_000_000_000),
+            ..Needs::default()
         }
     };
     for operation in 0..OPERATIONS {

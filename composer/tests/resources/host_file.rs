@@ -53,7 +53,10 @@ fn a_host_file_overrides_what_was_probed_key_by_key() {
     assert_eq!(ids, [(1, false), (2, false), (3, true)]);
     assert_eq!((host.nics[0].node, host.nics[0].bits_per_s), (Some(0), Some(1_000_000_000)));
     assert_eq!(host.gpu_memory_bytes(), 1 << 30);
-    let nothing = HostFile::parse("", "host.toml").unwrap().apply(probed.clone()).unwrap();
+    let nothing = HostFile::parse("", "host.toml").unwrap();
+    assert!(!nothing.keeps_interrupts_off(), "it changes what belongs to the whole host");
+    assert!(HostFile::parse("keep_interrupts_off = true", "host.toml").unwrap().keeps_interrupts_off());
+    let nothing = nothing.apply(probed.clone()).unwrap();
     assert_eq!(nothing, probed);
 }
 

@@ -1,15 +1,33 @@
 //! The table of limits on recorded trees of the kernel's files.
 
 use crate::probe::Tree;
-use shard_composer::resources::limits::{Facts, Limit, State, limits};
+use shard_composer::resources::limits::{Facts, Limit, State, Tried, limits};
 use shard_composer::resources::{Gpu, GpuInstance, Inventory};
+use shard_runtime::isolation::{Absent, Measure, Probed};
 use std::path::Path;
+
+/// What control groups hold.
+const HELD: [&str; 6] =
+    ["cpu.weight", "memory.max", "pids.max", "rdma.max", "cgroup.freeze", "cpuset.cpus.partition"];
+
+fn tried(what: &'static str, mend: Option<&str>) -> Tried {
+    Tried { what, evidence: format!("{what}: tried"), mend: mend.map(str::to_owned) }
+}
+
+/// Each measure of isolation, done or refused with this number.
+fn probed(errno: Option<i32>) -> Vec<Probed> {
+    let probed = |measure| Probed { measure, absent: errno.map(|errno| Absent { measure, errno }) };
+    Measure::ALL.into_iter().map(probed).collect()
+}
 
 /// A process that may do much, on a host with everything that no file tells.
 fn facts() -> Facts {
     Facts {
+        groups: HELD.map(|what| tried(what, None)).into(),
+        isolation: Ok(probed(None)),
         memlock_bytes: None,
-        real_time_priority: Some(99),
+        real_time: tried("real-time priority", None),
+        interrupts: tried("IRQ affinity", None),
         pidfd: true,
         membarrier: true,
         landlock: Some(4),
@@ -35,8 +53,6 @@ fn four_processors() -> Tree {
         ("proc/self/ns/user", ""),
         ("proc/sys/user/max_user_namespaces", "15000\n"),
         ("proc/sys/kernel/seccomp/actions_avail", "kill_process errno allow\n"),
-        ("proc/irq/default_smp_affinity", "f\n"),
-        ("proc/sys/kernel/sched_rt_runtime_us", "950000\n"),
     ])
 }
 
@@ -57,9 +73,10 @@ fn a_host_with_version_2_of_control_groups_enforces_what_its_controllers_can() {
         "pids.max",
         "huge pages",
         "locked memory",
-        "user namespaces",
-        "seccomp",
-        "Landlock",
+        "cgroup.freeze",
+        "user namespace",
+        "system call filter",
+        "Landlock ruleset",
         "pidfd",
         "membarrier",
         "RDMA device",
@@ -70,10 +87,35 @@ fn a_host_with_version_2_of_control_groups_enforces_what_its_controllers_can() {
     }
     assert_eq!(find(&table, "core isolation").evidence, "/sys/devices/system/cpu/isolated: 2-3");
     let memory = find(&table, "memory.max");
-    assert_eq!(memory.evidence, "/sys/fs/cgroup/user/shards/cgroup.controllers: cpuset cpu memory pids");
+    assert_eq!(memory.evidence, "memory.max: tried");
     let io = find(&table, "io.max");
     assert_eq!(io.state, State::Absent);
     assert_eq!(io.mend.as_deref(), Some("echo +io > /sys/fs/cgroup/user/cgroup.subtree_control"));
+}
+
+#[test]
+fn a_limit_that_the_kernel_did_not_take_is_absent_whatever_its_files_promise() {
+    let tree = four_processors();
+    tree.write("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids rdma\n");
+    tree.write("proc/self/cgroup", "0::/\n");
+    let refused = |what| Tried {
+        what,
+        evidence: format!("/sys/fs/cgroup/shards-7-0/0/{what}: Permission denied"),
+        mend: Some("run it elsewhere".into()),
+    };
+    let denied = Facts { groups: HELD.map(refused).into(), isolation: Err("no".into()), ..facts() };
+    let table = table(&tree, &denied);
+    for what in ["cpu.weight", "memory.max", "pids.max", "rdma.max"] {
+        let limit = find(&table, what);
+        assert_eq!((limit.state, limit.mend.as_deref()), (State::Absent, Some("run it elsewhere")));
+        assert!(limit.evidence.contains("Permission denied"), "{}", limit.evidence);
+    }
+    let cores = find(&table, "core isolation");
+    assert_eq!(cores.state, State::Emulated);
+    assert!(cores.evidence.contains("cpuset.cpus.partition: Permission denied"), "{}", cores.evidence);
+    assert!(cores.mend.as_ref().unwrap().starts_with("run it elsewhere; or boot with isolcpus="));
+    assert_eq!(find(&table, "cgroup.freeze").state, State::Emulated);
+    assert_eq!(find(&table, "isolation").state, State::Absent);
 }
 
 #[test]
@@ -82,7 +124,7 @@ fn a_host_with_version_1_of_control_groups_says_so_and_what_to_boot_with() {
     for controller in ["cpu", "cpuset", "memory", "pids"] {
         tree.write(&format!("sys/fs/cgroup/{controller}/tasks"), "");
     }
-    let table = table(&tree, &facts());
+    let table = table(&tree, &Facts { groups: Vec::new(), ..facts() });
     for what in ["cpu.weight", "memory.max", "pids.max", "io.max", "rdma.max"] {
         let limit = find(&table, what);
         assert_eq!(limit.state, State::Absent);
@@ -107,11 +149,13 @@ fn what_is_absent_comes_with_its_evidence_and_what_to_type() {
         ("proc/self/ns/user", ""),
         ("proc/sys/user/max_user_namespaces", "0\n"),
         ("sys/kernel/security/lsm", "capability,apparmor\n"),
-        ("proc/self/status", "Name: x\nCapEff:\t0000000000000000\n"),
     ]);
     let nothing = Facts {
+        groups: Vec::new(),
+        isolation: Ok(probed(Some(1))),
         memlock_bytes: Some(8 << 20),
-        real_time_priority: Some(0),
+        real_time: tried("real-time priority", Some("ulimit -r 49")),
+        interrupts: tried("IRQ affinity", Some("as root")),
         pidfd: false,
         membarrier: false,
         landlock: None,
@@ -120,19 +164,21 @@ fn what_is_absent_comes_with_its_evidence_and_what_to_type() {
     };
     let table = table(&tree, &nothing);
     for limit in &table {
-        let expected = if limit.what == "core isolation" { State::Emulated } else { State::Absent };
+        let emulated = ["core isolation", "cgroup.freeze"].contains(&limit.what);
+        let expected = if emulated { State::Emulated } else { State::Absent };
         assert_eq!(limit.state, expected, "{limit:?}");
         assert!(limit.mend.is_some() && !limit.evidence.is_empty(), "{limit:?}");
     }
     assert_eq!(
-        find(&table, "user namespaces").mend.as_deref(),
-        Some("sysctl user.max_user_namespaces=15000")
+        find(&table, "user namespace").mend.as_deref(),
+        Some("sysctl -w user.max_user_namespaces=10000")
     );
-    assert!(find(&table, "Landlock").mend.as_ref().unwrap().ends_with("lsm=landlock,capability,apparmor"));
+    assert!(
+        find(&table, "Landlock ruleset").mend.as_ref().unwrap().ends_with("lsm=landlock,capability,apparmor")
+    );
     assert_eq!(find(&table, "locked memory").evidence, "RLIMIT_MEMLOCK is 8192 KiB");
     assert_eq!(find(&table, "GPU memory").evidence, "NVML: no library");
-    tree.write("proc/self/status", "CapEff:\t0000000000800000\n");
-    assert_eq!(find(&self::table(&tree, &nothing), "real-time priority").state, State::Enforced);
+    assert_eq!(find(&table, "real-time priority").mend.as_deref(), Some("ulimit -r 49"));
 }
 
 #[test]

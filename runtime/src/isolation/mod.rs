@@ -117,7 +117,14 @@ impl Measure {
 
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.name())
+    }
+}
+
+impl Measure {
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::User => "user namespace",
             Self::Mount => "mount namespace",
             Self::Pid => "pid namespace",
@@ -133,7 +140,7 @@ impl fmt::Display for Measure {
             Self::Tasks => "bound on processes",
             Self::Seccomp => "system call filter",
             Self::Landlock => "Landlock ruleset",
-        })
+        }
     }
 }
 
@@ -149,18 +156,24 @@ pub struct Absent {
 impl Absent {
     /// What would mend it: the command, or the setting of whatever this process runs in.
     pub fn mend(&self) -> String {
+        self.mend_of(Path::new("/"))
+    }
+
+    /// The same, with the kernel's settings as they stand below a root.
+    pub fn mend_of(&self, root: &Path) -> String {
         let needs_users =
             [Measure::Cgroup, Measure::Root, Measure::Proc, Measure::Capabilities, Measure::Tasks];
-        let setting = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        let setting =
+            |path: &str| std::fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned());
         match self.measure {
-            Measure::User if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") => {
+            Measure::User if setting("proc/sys/user/max_user_namespaces").as_deref() == Some("0") => {
                 "sysctl -w user.max_user_namespaces=10000".into()
             }
-            Measure::User if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") => {
+            Measure::User if setting("proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") => {
                 "sysctl -w kernel.unprivileged_userns_clone=1".into()
             }
             Measure::User | Measure::Mount | Measure::Root | Measure::Capabilities
-                if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") =>
+                if setting("proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") =>
             {
                 "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns` for the launch helper".into()
             }

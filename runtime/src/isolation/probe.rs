@@ -40,6 +40,7 @@ pub fn probe() -> io::Result<Vec<Probed>> {
         isolation: Some(&isolation),
         anchor: None,
         cgroup: None,
+        realtime: 0,
     })?;
     reap(started.pidfd.as_fd())?;
     let absent = |measure| started.absent.iter().copied().find(|absent| absent.measure == measure);

@@ -78,12 +78,14 @@
 //! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
 //! | `scale` | no limits | see below |
 //! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
-//! | `share` | `0` | of the cores that nobody owns, so much that one shard needs: `0.25` is a quarter of one |
+//! | `share` | `0` | of the cores that nobody owns, so much that one shard needs: `0.25` is a quarter of one. Where they do not suffice, shards weigh in proportion to that; one without weighs as a tenth of a core |
 //! | `memory` | `0` | memory that one shard needs, and all that it gets where the host has control groups; a size; 0 sets no limit |
 //! | `huge_pages` | `0` | memory in huge pages that one shard needs, besides `memory`; a size |
 //! | `processes` | `64` | processes and threads that one shard may have, 8 to 4194304 |
+//! | `realtime` | none | the real-time priority (`SCHED_FIFO`) of a shard's own thread, 1 to 49, where the host allows it; only with `cores`, not with `image`, nor with `wait = "spin"` |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
 //! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
+//! | `disk_read`, `disk_write` | `0` | the most that one shard may read from, or write to, each disk below its program, `allow.read` and `allow.write`: bytes a second, or `"50MiB/s"`; 0 sets no bound. Where the host has control groups |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |
 //! | `tick_hz` | never | how often `on_tick` runs, per second: more than 0, at most 10000 |
 //! | `start_timeout_ms` | `5000` | from its launch until it is ready |

@@ -13,6 +13,19 @@ pub const BYTES: &[(&str, u64)] = &[
     ("TB", 1_000_000_000_000),
 ];
 
+/// Units of what goes to and from disks, in bytes a second.
+pub(super) const BYTES_PER_S: &[(&str, u64)] = &[
+    ("B/s", 1),
+    ("KiB/s", 1 << 10),
+    ("MiB/s", 1 << 20),
+    ("GiB/s", 1 << 30),
+    ("TiB/s", 1 << 40),
+    ("kB/s", 1_000),
+    ("MB/s", 1_000_000),
+    ("GB/s", 1_000_000_000),
+    ("TB/s", 1_000_000_000_000),
+];
+
 /// Units of bandwidth, in bits a second.
 pub const BITS_PER_S: &[(&str, u64)] = &[
     ("bit/s", 1),

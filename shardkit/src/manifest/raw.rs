@@ -7,8 +7,8 @@
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
     ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
-    PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX,
-    SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
+    PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, REALTIME_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
+    SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -114,6 +114,10 @@ pub(super) struct Component {
     #[serde(default = "processes")]
     #[schemars(range(min = PROCESSES_MIN, max = PROCESSES_MAX))]
     pub(super) processes: At<Whole>,
+    /// The real-time priority (`SCHED_FIFO`) of a shard's own thread, where the host allows it. Only with cores of its own, and
+    /// not for one that polls for ever.
+    #[schemars(range(min = 1, max = REALTIME_MAX))]
+    pub(super) realtime: Option<At<Whole>>,
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
@@ -121,6 +125,14 @@ pub(super) struct Component {
     #[serde(default = "no_bits")]
     #[schemars(schema_with = "bandwidth_schema")]
     pub(super) bandwidth: At<Amount>,
+    /// The most that one shard may read from each disk below what it can reach, a second.
+    #[serde(default = "no_bytes")]
+    #[schemars(schema_with = "disk_schema")]
+    pub(super) disk_read: At<Amount>,
+    /// The most that it may write to each of them, a second.
+    #[serde(default = "no_bytes")]
+    #[schemars(schema_with = "disk_schema")]
+    pub(super) disk_write: At<Amount>,
     /// How a shard waits when it has nothing to do.
     #[serde(default)]
     pub(super) wait: Wait,
@@ -704,6 +716,12 @@ fn spares_schema(_generator: &mut SchemaGenerator) -> Schema {
 
 fn isolation_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["native", "none"] })
+}
+
+fn disk_schema(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *([KMGT]iB|[kMGT]?B)/s$" }],
+    })
 }
 
 fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {

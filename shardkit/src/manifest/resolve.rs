@@ -95,6 +95,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
             memory_bytes: bytes(&raw.memory, "memory")?,
             huge_pages_bytes: bytes(&raw.huge_pages, "huge_pages")?,
             processes: whole(&raw.processes, "processes", PROCESSES_MIN.into(), PROCESSES_MAX.into())? as u32,
+            realtime: realtime(name, raw)?,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
             bandwidth_bits_per_s: amount(
                 &raw.bandwidth,
@@ -102,6 +103,8 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
                 quantity::BITS_PER_S,
                 "a number of bits a second, or a text like \"1Gbit/s\"",
             )?,
+            disk_read_bytes_per_s: disk(&raw.disk_read, "disk_read")?,
+            disk_write_bytes_per_s: disk(&raw.disk_write, "disk_write")?,
         },
         wait: wait(&raw.wait)?,
         tick_hz: raw.tick_hz.as_ref().map(tick_hz).transpose()?,
@@ -115,6 +118,38 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         isolation: allow::isolation(&raw.isolation, raw.allow.as_ref())?,
         config_json: config_json(raw.config.as_ref())?,
     })
+}
+
+/// How fast a disk may be used.
+fn disk(raw: &At<raw::Amount>, key: &str) -> Result<u64, Problem> {
+    let cure = "a number of bytes a second, or a text like \"50MiB/s\"";
+    amount(raw, key, quantity::BYTES_PER_S, cure)
+}
+
+/// A real-time priority. Nothing else runs beside such a thread while it works, so its core has to be its own; and one that
+/// always works is stopped by the kernel for a part of each second.
+fn realtime(name: &At<String>, raw: &raw::Component) -> Result<u32, Problem> {
+    let Some(realtime) = &raw.realtime else { return Ok(0) };
+    let priority = whole(realtime, "realtime", 1, REALTIME_MAX.into())? as u32;
+    let refuse = |what: String, cure| Err(Problem::at(&realtime.span, what, cure));
+    if raw.image.is_some() {
+        let what =
+            format!("component `{}` is an image, and a container has no real-time priority", name.value);
+        return refuse(what, "leave `realtime` out");
+    }
+    if raw.cores.value.0 == 0 {
+        let what =
+            format!("`realtime` of `{}` would hold up all others on the cores that it shares", name.value);
+        return refuse(what, "give it cores of its own, such as `cores = 1`, or leave `realtime` out");
+    }
+    if matches!(wait(&raw.wait)?, Wait::Spin) {
+        let what = format!(
+            "`{}` polls for ever, and with `realtime` the kernel would stop it in each second",
+            name.value
+        );
+        return refuse(what, "write another `wait`, or leave `realtime` out");
+    }
+    Ok(priority)
 }
 
 /// A part of the shared cores. What is less than a thousandth counts as one.

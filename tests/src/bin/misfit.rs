@@ -129,6 +129,7 @@ fn main() -> Result<()> {
         "embed" => embed(),
         "embed-tiers" => embed_tiers(),
         "embed-warm" => embed_warm(true),
+        "embed-zygote" => embed_zygote(),
         "embed-loud" => embed_warm(false),
         "any" => shardkit::run_any(
             Components::new()
@@ -257,6 +258,7 @@ fn embed_warm(quiet: bool) -> Result<()> {
     let manifest = Manifest::parse(&std::io::read_to_string(std::io::stdin())?, "warm.toml")?;
     let images = std::env::args_os().nth(2).unwrap_or_default();
     let builder = Composer::builder(manifest).launcher(std::env::current_exe()?).image_cache(images);
+    let builder = builder.host_file(std::env::var_os("SHARD_HOST_FILE"));
     let composer = builder.quiet(quiet).start()?;
     composer.wait_warm(shard_tests::PATIENCE)?;
     println!("warm");
@@ -266,6 +268,21 @@ fn embed_warm(quiet: bool) -> Result<()> {
         session.send(&port, &Bytes(b"?".to_vec()))?;
         forever()
     }
+    forever()
+}
+
+/// As [`embed`], with the component `echo` of the manifest on standard input, which has a zygote: says what that sees of
+/// the host, and what is wrong with it, once a shard is ready.
+fn embed_zygote() -> Result<()> {
+    let me = std::env::current_exe()?;
+    let composer = shard_tests::start(&me, &std::io::read_to_string(std::io::stdin())?);
+    shard_tests::ready_shard(&composer, "echo");
+    shard_tests::wait_until("it says why", || composer.fault("echo").is_some());
+    let zygote = shard_tests::sources(&composer)[0].pid;
+    let root = std::fs::read_dir(format!("/proc/{zygote}/root"))?.flatten();
+    let mut names: Vec<_> = root.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    println!("{}; {}", names.join(" "), composer.fault("echo").unwrap_or_default());
     forever()
 }
 

@@ -1,4 +1,6 @@
 //! `shardctl doctor`: what this host has for shards, what it can hold them to, what is missing, and what to type.
+//!
+//! What can be tried is tried as the composer does it, and undone.
 
 use crate::{Failure, Outcome};
 use clap::Args;
@@ -49,13 +51,13 @@ impl Doctor {
         println!();
         for finding in findings {
             println!(
-                "{:<9} {:<18} {}",
+                "{:<9} {:<24} {}",
                 if finding.well { "ok" } else { "weak" },
                 finding.what,
                 finding.found
             );
             if let Some(mend) = finding.mend {
-                println!("{:28} {mend}", "");
+                println!("{:34} {mend}", "");
             }
         }
         Ok(())
@@ -133,9 +135,9 @@ fn print_limit(limit: &Limit) {
         State::Emulated => "emulated",
         State::Absent => "absent",
     };
-    println!("{state:<9} {:<18} {}", limit.what, limit.evidence);
+    println!("{state:<9} {:<24} {}", limit.what, limit.evidence);
     if let Some(mend) = &limit.mend {
-        println!("{:28} {mend}", "");
+        println!("{:34} {mend}", "");
     }
 }
 
