@@ -83,7 +83,7 @@
 //! | `huge_pages` | `0` | memory in huge pages that one shard needs, besides `memory`; a size |
 //! | `processes` | `64` | processes and threads that one shard may have, 8 to 4194304 |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
-//! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
+//! | `bandwidth` | no bound | bandwidth to other nodes that one shard needs, and all that its links send together: bits a second, 1000 at least, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |
 //! | `tick_hz` | never | how often `on_tick` runs, per second: more than 0, at most 10000 |
 //! | `start_timeout_ms` | `5000` | from its launch until it is ready |

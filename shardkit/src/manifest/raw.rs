@@ -6,7 +6,7 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
+    ALLOWED_MAX, BANDWIDTH_BITS_PER_S_MIN, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
     PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX,
     SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
 };
@@ -117,10 +117,9 @@ pub(super) struct Component {
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
-    /// Bandwidth to other nodes that one shard needs.
-    #[serde(default = "no_bits")]
-    #[schemars(schema_with = "bandwidth_schema")]
-    pub(super) bandwidth: At<Amount>,
+    /// Bandwidth to other nodes that one shard needs, and all that it gets. Without it: as much as there is.
+    #[schemars(with = "Option<Bandwidth>")]
+    pub(super) bandwidth: Option<At<Amount>>,
     /// How a shard waits when it has nothing to do.
     #[serde(default)]
     pub(super) wait: Wait,
@@ -493,10 +492,6 @@ fn no_bytes() -> At<Amount> {
     At::nowhere(Amount::Number(0))
 }
 
-fn no_bits() -> At<Amount> {
-    no_bytes()
-}
-
 fn message_max() -> At<Amount> {
     amount("64KiB")
 }
@@ -638,6 +633,9 @@ impl<T: HasForms> fmt::Display for WrongForm<T> {
     }
 }
 
+/// Stands in the schema for an amount of bits a second.
+enum Bandwidth {}
+
 /// The schema of a type that is written in one of several ways, or by its own table.
 macro_rules! schema {
     ($ty:ty, $name:literal, inline: $inline:literal, $generator:ident => $($schema:tt)+) => {
@@ -678,6 +676,12 @@ schema!(Wait, "Wait", inline: false, _generator => {
     ],
     "default": { "spin_us": SPIN_US_DEFAULT },
 });
+schema!(Bandwidth, "Bandwidth", inline: true, _generator => {
+    "anyOf": [
+        { "type": "integer", "minimum": BANDWIDTH_BITS_PER_S_MIN },
+        { "type": "string", "pattern": "^[0-9]+ *[kMGT]?bit/s$" },
+    ],
+});
 schema!(Destinations, "Destinations", inline: true, _generator => {
     "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
 });
@@ -704,10 +708,4 @@ fn spares_schema(_generator: &mut SchemaGenerator) -> Schema {
 
 fn isolation_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["native", "none"] })
-}
-
-fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *[kMGT]?bit/s$" }],
-    })
 }

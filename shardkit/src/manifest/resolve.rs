@@ -96,12 +96,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
             huge_pages_bytes: bytes(&raw.huge_pages, "huge_pages")?,
             processes: whole(&raw.processes, "processes", PROCESSES_MIN.into(), PROCESSES_MAX.into())? as u32,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
-            bandwidth_bits_per_s: amount(
-                &raw.bandwidth,
-                "bandwidth",
-                quantity::BITS_PER_S,
-                "a number of bits a second, or a text like \"1Gbit/s\"",
-            )?,
+            bandwidth_bits_per_s: raw.bandwidth.as_ref().map(bandwidth).transpose()?.unwrap_or(0),
         },
         wait: wait(&raw.wait)?,
         tick_hz: raw.tick_hz.as_ref().map(tick_hz).transpose()?,
@@ -115,6 +110,20 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
         isolation: allow::isolation(&raw.isolation, raw.allow.as_ref())?,
         config_json: config_json(raw.config.as_ref())?,
     })
+}
+
+/// A shard that may send next to nothing is one whose unit was forgotten.
+fn bandwidth(raw: &At<raw::Amount>) -> Result<u64, Problem> {
+    let cure = "a number of bits a second, or a text like \"1Gbit/s\"";
+    let bits_per_s = amount(raw, "bandwidth", quantity::BITS_PER_S, cure)?;
+    if bits_per_s >= BANDWIDTH_BITS_PER_S_MIN {
+        return Ok(bits_per_s);
+    }
+    Err(Problem::at(
+        &raw.span,
+        format!("`bandwidth` is {bits_per_s} bit/s"),
+        "use at least 1 kbit/s, or leave it out: then a shard sends as much as it can",
+    ))
 }
 
 /// A part of the shared cores. What is less than a thousandth counts as one.
