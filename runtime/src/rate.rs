@@ -19,6 +19,7 @@
 use crate::id::LinkId;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 
 /// A bucket holds what its rate gives in this time: as long as a shard that shares its processor may be kept from it
 /// (a tick of a kernel at 250 Hz) without falling behind its rate, and …
@@ -27,8 +28,9 @@ pub const BURST_NS: u64 = 4_000_000;
 pub const BURST_BYTES_MIN: u64 = 64 << 10;
 /// Who waits for tokens waits so long at least: a shard wakes for many messages at once, and well before its bucket is full.
 pub const PAUSE_NS: u64 = 1_000_000;
-/// While others wait, a link sends so much before it is their turn; or one frame, if that is larger.
-pub const TURN_BYTES: u64 = 64 << 10;
+/// While others wait, a link's turn is what comes in [`PAUSE_NS`], within these bounds in bytes: the shares of links that are busy
+/// differ by no more, whatever their messages' sizes. Or it is one frame, if that is larger.
+pub const TURN_BYTES: RangeInclusive<u64> = 4 << 10..=64 << 10;
 
 /// A byte's price: tokens are counted in billionths of a bit, so nothing is ever rounded.
 const BYTE: i128 = 8 * 1_000_000_000;
@@ -115,17 +117,30 @@ impl Bucket {
 #[derive(Debug)]
 pub struct Meter {
     bucket: Bucket,
-    /// Who waits, for how many bytes at least.
-    line: VecDeque<(LinkId, u64)>,
+    turn_bytes: u64,
+    line: VecDeque<Place>,
     /// When the first in line is to ask again.
     due_ns: u64,
     held_ns: u64,
 }
 
+/// A link that waits.
+#[derive(Debug)]
+struct Place {
+    id: LinkId,
+    /// Its next piece.
+    least: u64,
+    /// All that it has.
+    wants: u64,
+}
+
 impl Meter {
     /// With a full bucket, and nobody in line.
     pub fn new(rate: Rate, now_ns: u64) -> Self {
-        Self { bucket: Bucket::new(rate, now_ns), line: VecDeque::new(), due_ns: u64::MAX, held_ns: 0 }
+        let comes = u128::from(rate.bits_per_s()) * u128::from(PAUSE_NS) / BYTE as u128;
+        let turn_bytes = (comes as u64).clamp(*TURN_BYTES.start(), *TURN_BYTES.end());
+        let (bucket, line) = (Bucket::new(rate, now_ns), VecDeque::new());
+        Self { bucket, turn_bytes, line, due_ns: u64::MAX, held_ns: 0 }
     }
 
     /// Its rate.
@@ -136,7 +151,7 @@ impl Meter {
     /// It is so late now.
     pub fn turn_to(&mut self, now_ns: u64) {
         if !self.line.is_empty() {
-            self.held_ns += now_ns.saturating_sub(self.bucket.now_ns);
+            self.held_ns = self.held_ns.saturating_add(now_ns.saturating_sub(self.bucket.now_ns));
             if now_ns < self.bucket.now_ns {
                 // What is due was said by a clock that has gone back.
                 self.due_ns = now_ns;
@@ -145,24 +160,34 @@ impl Meter {
         self.bucket.turn_to(now_ns);
     }
 
-    /// How many bytes a link may send now, at least `least`; or `None`: it is in line from now on, if it was not yet.
-    pub fn allows(&mut self, id: LinkId, least: u64) -> Option<u64> {
+    /// How many bytes a link may send now that has `wants` of them, and `least` in its next piece: no fewer than those. Or
+    /// `None`: it is in line from now on, if it was not yet.
+    pub fn allows(&mut self, id: LinkId, least: u64, wants: u64) -> Option<u64> {
         if self.line.is_empty() && self.bucket.allows(least) {
             return Some(self.bucket.bytes().max(least));
         }
-        match self.line.iter_mut().find(|(waits, _)| *waits == id) {
-            Some(place) => place.1 = least,
-            None => self.line.push_back((id, least)),
+        match self.line.iter_mut().find(|place| place.id == id) {
+            Some(place) => (place.least, place.wants) = (least, wants),
+            None => self.line.push_back(Place { id, least, wants }),
         }
-        if self.line[0].0 != id {
+        if self.line[0].id != id {
             return None;
         }
-        if !self.bucket.allows(least) {
-            self.due_ns = self.bucket.ready_ns(least).max(self.bucket.now_ns.saturating_add(PAUSE_NS));
+        if !self.bucket.allows(self.turn_of_first()) {
+            let ready_ns = self.bucket.ready_ns(self.turn_of_first());
+            self.due_ns = ready_ns.max(self.bucket.now_ns.saturating_add(PAUSE_NS));
             return None;
         }
-        let most = if self.line.len() > 1 { TURN_BYTES } else { u64::MAX };
+        let most = if self.line.len() > 1 { self.turn_bytes } else { u64::MAX };
         Some(self.bucket.bytes().min(most).max(least))
+    }
+
+    /// What the first in line waits for: its next piece, or a whole turn if others wait and it has as much.
+    fn turn_of_first(&self) -> u64 {
+        let others = self.line.len() > 1;
+        self.line.front().map_or(0, |first| {
+            if others { first.wants.min(self.turn_bytes).max(first.least) } else { first.least }
+        })
     }
 
     /// A link sends so many bytes, no more than it was allowed to. If it wants more, it asks again, behind those that wait.
@@ -173,16 +198,17 @@ impl Meter {
 
     /// A link has nothing to send now, or something else that it waits for: it leaves the line.
     pub fn leave(&mut self, id: LinkId) {
-        let Some(place) = self.line.iter().position(|(waits, _)| *waits == id) else { return };
+        let Some(place) = self.line.iter().position(|place| place.id == id) else { return };
         self.line.remove(place);
         if place == 0 {
-            self.due_ns = self.line.front().map_or(u64::MAX, |(_, least)| self.bucket.ready_ns(*least));
+            let nobody = self.line.is_empty();
+            self.due_ns = if nobody { u64::MAX } else { self.bucket.ready_ns(self.turn_of_first()) };
         }
     }
 
     /// The link that is to ask again now.
     pub fn due(&self) -> Option<LinkId> {
-        (self.bucket.now_ns >= self.due_ns).then(|| self.line.front().map(|(id, _)| *id))?
+        (self.bucket.now_ns >= self.due_ns).then(|| self.line.front().map(|first| first.id))?
     }
 
     /// When a link is to ask again; `u64::MAX` while none waits.
@@ -210,7 +236,8 @@ mod tests {
 
     /// Steps of a clock: it stands still, runs, jumps.
     fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
-        let step = prop_oneof![Just(0), 1u64..10_000, 1u64..50_000_000, 1u64..100_000_000_000, Just(u64::MAX)];
+        let step =
+            prop_oneof![Just(0), 1u64..10_000, 1u64..50_000_000, 1u64..100_000_000_000, Just(u64::MAX)];
         let bytes = prop_oneof![1u64..2_000, 1u64..200_000, 1u64..1 << 30];
         prop::collection::vec((step, bytes), 1..60)
     }
@@ -281,7 +308,7 @@ mod tests {
                 let before = (meter.bucket.now_ns, meter.bucket.level);
                 meter.turn_to(now_ns);
                 prop_assert!(now_ns > before.0 || meter.bucket.level == before.1);
-                if let Some(most) = meter.allows(LinkId(1), bytes) {
+                if let Some(most) = meter.allows(LinkId(1), bytes, bytes) {
                     prop_assert!(most >= bytes);
                     meter.take(LinkId(1), bytes);
                 } else {
@@ -302,7 +329,8 @@ mod tests {
             let mut asked = VecDeque::new();
             let ask = |meter: &mut Meter, wanted: &mut [VecDeque<u64>], link: u16, asked: &mut VecDeque<u16>| {
                 while let Some(&bytes) = wanted[usize::from(link)].front() {
-                    let Some(most) = meter.allows(LinkId(link), bytes) else {
+                    let wants = wanted[usize::from(link)].iter().sum();
+                    let Some(most) = meter.allows(LinkId(link), bytes, wants) else {
                         if !asked.contains(&link) {
                             asked.push_back(link);
                         }
@@ -339,12 +367,34 @@ mod tests {
     fn a_link_that_leaves_the_line_holds_up_nobody() {
         let mut meter = Meter::new(Rate::from_bits_per_s(8_000_000).unwrap(), 0);
         meter.take(LinkId(1), BURST_BYTES_MIN);
-        assert_eq!(meter.allows(LinkId(1), 60_000), None);
-        assert_eq!(meter.allows(LinkId(2), 10), None);
+        assert_eq!(meter.allows(LinkId(1), 60_000, 60_000), None);
+        assert_eq!(meter.allows(LinkId(2), 10, 10), None);
         assert_eq!(meter.due_ns(), 60_000_000, "a megabyte a second");
         meter.turn_to(1_000_000);
         meter.leave(LinkId(1));
         assert_eq!((meter.due(), meter.held_ns()), (Some(LinkId(2)), 1_000_000));
-        assert_eq!(meter.allows(LinkId(2), 10), Some(1_000));
+        assert_eq!(meter.allows(LinkId(2), 10, 10), Some(1_000));
+    }
+
+    #[test]
+    fn busy_links_get_the_same_whatever_their_messages_sizes() {
+        let mut meter = Meter::new(Rate::from_bits_per_s(8_000_000).unwrap(), 0);
+        let (pieces, mut sent) = ([64, 1_000, 20_000], [0u64; 3]);
+        for now_us in 0..2_000_000 {
+            meter.turn_to(now_us * 1_000);
+            for (at, piece) in pieces.into_iter().enumerate() {
+                while let Some(most) = meter.allows(LinkId(at as u16), piece, u64::MAX) {
+                    let bytes = most - most % piece;
+                    meter.take(LinkId(at as u16), bytes);
+                    // What the first had before anyone waited does not count.
+                    sent[at] += if now_us > 0 { bytes } else { 0 };
+                }
+            }
+        }
+        // A turn of the third is one of its pieces.
+        let turns = [4_096 - 4_096 % 64, 4_000, 20_000].map(|turn| 2_000_000 / 28_096 * turn);
+        for (sent, expected) in sent.into_iter().zip(turns) {
+            assert!(sent.abs_diff(expected) <= 2 * 20_000, "{sent} of {expected}");
+        }
     }
 }

@@ -265,7 +265,7 @@ impl Tcp {
             let mut most = u64::MAX;
             if let Some((meter, id)) = meter {
                 let least = run_of_frames(ring, self.sent, tail, 0).0 - self.sent + RUN_RECORDS_BYTES;
-                let Some(allowed) = meter.allows(*id, least) else { return };
+                let Some(allowed) = meter.allows(*id, least, tail - self.sent) else { return };
                 most = allowed - RUN_RECORDS_BYTES;
             }
             let before = self.outgoing.len();

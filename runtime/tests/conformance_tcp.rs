@@ -5,8 +5,8 @@ mod authority;
 
 use authority::Authority;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use shard_runtime::conformance::{End, Ends, Interruption, LinkKind, run_all};
 use shard_runtime::clock::now_ns;
+use shard_runtime::conformance::{End, Ends, Interruption, LinkKind, run_all};
 use shard_runtime::id::LinkId;
 use shard_runtime::inbox::{Inbound, Inbox};
 use shard_runtime::outbox::{Outbound, Outbox};

@@ -5,16 +5,16 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
 use shard_runtime::outbox::Outbound;
+use shard_runtime::rate::Rate;
 use shard_runtime::rdma::Rdma;
 use shard_runtime::remote::{End, LinkKey, News, Remote, RemoteKind, RemoteLink};
-use shard_runtime::rate::Rate;
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
 use shard_runtime::secure::Identity;
+use shard_runtime::stats::{Counter, Stats, StatsReader};
 use shard_runtime::verbs::{Wish, choose};
 use shard_runtime::wake::{Bell, SWEEP_NS, create_bell};
 use shardkit::application::Application;
 use shardkit::manifest::Manifest;
-use shard_runtime::stats::{Counter, Stats, StatsReader};
 use shardkit::prelude::{Bytes, Context, Message, Out, Shard};
 use shardkit::{Config, Endpoint};
 use std::net::SocketAddr;
@@ -301,7 +301,9 @@ fn a_component_is_held_to_its_bandwidth_on_all_its_links_to_other_hosts_together
             while start.elapsed() < Duration::from_secs(1) {
                 // Fewer on the local link, which nothing holds back.
                 for (at, session) in sessions.into_iter().enumerate() {
-                    while (at > 0 || sent[0] < 5_000) && end.context().send(&out, session, &told(sent[at])).is_ok() {
+                    while (at > 0 || sent[0] < 5_000)
+                        && end.context().send(&out, session, &told(sent[at])).is_ok()
+                    {
                         sent[at] += 1;
                     }
                 }

@@ -903,7 +903,7 @@ impl Link {
             let mut most = u64::MAX;
             if let Some(meter) = &mut meter {
                 let least = self.request_bytes_min(ring, tail);
-                let Some(allowed) = meter.allows(id, least) else { return Ok(false) };
+                let Some(allowed) = meter.allows(id, least, tail - self.sent) else { return Ok(false) };
                 most = allowed;
             }
             let bytes = self.send_run(id, ring, tail, most)?;
