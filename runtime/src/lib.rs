@@ -23,6 +23,8 @@ pub mod outbox;
 #[cfg(not(loom))]
 pub mod process;
 #[cfg(not(loom))]
+pub mod rate;
+#[cfg(not(loom))]
 pub mod rdma;
 #[cfg(not(loom))]
 pub mod realtime;

@@ -81,11 +81,13 @@ pub enum Counter {
     SweepFinds,
     /// How long its ticks took together, in nanoseconds.
     TicksNs,
+    /// For how long frames to other hosts waited because its bandwidth holds it back, in nanoseconds.
+    HeldNs,
 }
 
 impl Counter {
     /// All, in the page's order.
-    pub const ALL: [Counter; 18] = [
+    pub const ALL: [Counter; 19] = [
         Counter::Beats,
         Counter::MessagesIn,
         Counter::MessagesOut,
@@ -104,6 +106,7 @@ impl Counter {
         Counter::Core,
         Counter::SweepFinds,
         Counter::TicksNs,
+        Counter::HeldNs,
     ];
 
     const fn offset(self) -> usize {

@@ -14,8 +14,10 @@
 //! Invariant: the reader is vouched for exactly what arrived whole, in order, without a gap. So a new stream goes on
 //! from what the other end says that it received: nothing is lost, nothing comes twice, nothing is torn.
 
+use crate::id::LinkId;
 use crate::inbox::Inbound;
 use crate::outbox::Outbound;
+use crate::rate::Meter;
 use crate::ring::Ring;
 use crate::secure::Secure;
 use rustix::net::sockopt;
@@ -25,6 +27,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 const RECORD_BYTES: usize = 16;
+/// The records around a run of frames: before it, and for the padding behind it.
+const RUN_RECORDS_BYTES: u64 = 2 * RECORD_BYTES as u64;
 /// So much waits for the stream at the most before frames stay in their ring.
 const OUTGOING_BYTES_MAX: usize = 256 << 10;
 /// So much is read at once.
@@ -203,8 +207,21 @@ impl Tcp {
     /// The stream ended, or the peer broke the rules. The stream is let go then.
     pub fn carry(
         &mut self,
+        outbound: Option<&mut Outbound>,
+        inbound: Option<&mut Inbound>,
+    ) -> Result<bool, TcpError> {
+        self.carry_within(outbound, inbound, None)
+    }
+
+    /// As [`carry`](Self::carry), with frames going out only as the meter allows the link of this number.
+    ///
+    /// # Errors
+    /// As [`carry`](Self::carry).
+    pub fn carry_within(
+        &mut self,
         mut outbound: Option<&mut Outbound>,
         mut inbound: Option<&mut Inbound>,
+        mut meter: Option<(&mut Meter, LinkId)>,
     ) -> Result<bool, TcpError> {
         if self.stream.is_none() {
             return Ok(false);
@@ -217,7 +234,7 @@ impl Tcp {
             // What is gathered at once is bounded, so that there may be more when the stream has taken it.
             loop {
                 if let Some(outbound) = &mut outbound {
-                    self.gather(outbound);
+                    self.gather(outbound, &mut meter);
                 }
                 if self.outgoing.is_empty() {
                     return Ok(all);
@@ -240,12 +257,19 @@ impl Tcp {
         self.outgoing.extend(position.to_le_bytes());
     }
 
-    /// Puts what was published behind what waits for the stream.
-    fn gather(&mut self, outbound: &mut Outbound) {
+    /// Puts what was published behind what waits for the stream, as far as it is paid for.
+    fn gather(&mut self, outbound: &mut Outbound, meter: &mut Option<(&mut Meter, LinkId)>) {
         let tail = outbound.writer().published();
         let ring = outbound.writer().ring();
         while self.resumed && self.sent < tail && self.outgoing.len() < OUTGOING_BYTES_MAX {
-            let (run, padding) = run_of_frames(ring, self.sent, tail);
+            let mut most = u64::MAX;
+            if let Some((meter, id)) = meter {
+                let least = run_of_frames(ring, self.sent, tail, 0).0 - self.sent + RUN_RECORDS_BYTES;
+                let Some(allowed) = meter.allows(*id, least, tail - self.sent) else { return };
+                most = allowed - RUN_RECORDS_BYTES;
+            }
+            let before = self.outgoing.len();
+            let (run, padding) = run_of_frames(ring, self.sent, tail, most);
             if run > self.sent {
                 self.record(FRAMES, (run - self.sent) as u32, self.sent);
                 ring.append_data(self.sent, (run - self.sent) as usize, &mut self.outgoing);
@@ -254,6 +278,12 @@ impl Tcp {
                 self.record(SKIP, padding as u32, run);
             }
             self.sent = run + padding;
+            if let Some((meter, id)) = meter {
+                meter.take(*id, (self.outgoing.len() - before) as u64);
+            }
+        }
+        if let Some((meter, id)) = meter {
+            meter.leave(*id);
         }
     }
 
@@ -390,12 +420,14 @@ impl Tcp {
     }
 }
 
-/// The frames from `from` on, up to `tail` or the next padding: where they end, and how long the padding is.
-fn run_of_frames(ring: &Ring, from: u64, tail: u64) -> (u64, u64) {
+/// The frames from `from` on, up to `tail` or the next padding, and no more than `most` bytes of them if that is not the
+/// first: where they end, and how long the padding is.
+fn run_of_frames(ring: &Ring, from: u64, tail: u64, most: u64) -> (u64, u64) {
     let mut end = from;
     while end < tail {
         match ring.own_frame(end) {
             (extent, true) => return (end, extent),
+            (extent, false) if end > from && end - from + extent > most => return (end, 0),
             (extent, false) => end += extent,
         }
     }

@@ -33,6 +33,8 @@ pub const TYPE_BYTES_MAX: usize = 128;
 pub const COMPOSITIONS_MAX: usize = 256;
 /// The largest number of cores of its own that a shard may ask for.
 pub const CORES_MAX: u32 = 4_096;
+/// The smallest bandwidth that a shard can be given, in bits a second.
+pub const BANDWIDTH_BITS_PER_S_MIN: u64 = 1_000;
 /// The fewest processes and threads that a shard may be limited to: it has a few threads of its own.
 pub const PROCESSES_MIN: u32 = 8;
 /// The most processes and threads that a shard may be allowed.
@@ -241,7 +243,7 @@ pub struct Needs {
     pub realtime: u32,
     /// GPU memory, in bytes.
     pub gpu_memory_bytes: u64,
-    /// Bandwidth to other nodes, in bits a second.
+    /// Bandwidth to other nodes, in bits a second; 0 for none of its own, and then nothing holds it back.
     pub bandwidth_bits_per_s: u64,
     /// It may read so much from each disk that it can reach, in bytes a second; 0 for no bound.
     pub disk_read_bytes_per_s: u64,

@@ -15,6 +15,7 @@ use shard_runtime::frame::{Flags, Header};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, Inbox, Receiver, WaitStrategy};
 use shard_runtime::outbox::Outbound;
+use shard_runtime::rate::Rate;
 use shard_runtime::remote::{News, Remote, RemoteLink};
 use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Refused, Verb};
@@ -115,9 +116,15 @@ impl Endpoint {
     /// Lets it have links to other hosts: `remote` makes and mends them. A thread is started that wakes the endpoint when
     /// something comes while it sleeps.
     ///
+    /// If its component has bandwidth of its own, all that these links send together is held to that; otherwise `remote` keeps
+    /// the rate that it has, if any.
+    ///
     /// # Errors
     /// The system has no descriptor or thread left.
-    pub fn set_remote(&mut self, remote: Remote) -> std::io::Result<()> {
+    pub fn set_remote(&mut self, mut remote: Remote) -> std::io::Result<()> {
+        if let Some(rate) = Rate::from_bits_per_s(self.desk.component.needs.bandwidth_bits_per_s) {
+            remote.set_rate(Some(rate));
+        }
         let watch = Watch::start(remote.watch()?, self.ringer())?;
         self.remote = Some(Box::new((remote, watch)));
         Ok(())
@@ -321,6 +328,9 @@ impl Endpoint {
         stats.set(Counter::BytesOut, bytes_out);
         stats.set(Counter::RingsFull, full);
         stats.set(Counter::OutboxWaiting, waiting);
+        if let Some(remote) = &self.remote {
+            stats.set(Counter::HeldNs, remote.0.held_ns());
+        }
     }
 }
 

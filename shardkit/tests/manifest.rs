@@ -290,6 +290,7 @@ fn the_schema_names_every_key_refuses_others_and_shows_defaults() {
     for key in ["in", "out", "wait", "tick_hz", "config", "env", "bandwidth"] {
         assert!(component["properties"][key].is_object(), "{key}");
     }
+    assert_eq!(component["properties"]["bandwidth"]["anyOf"][0]["minimum"], BANDWIDTH_BITS_PER_S_MIN);
     assert_eq!(component["properties"]["after"]["default"], "return");
     let generic = &schema["$defs"]["Generic"];
     assert_eq!(generic["required"], serde_json::json!(["program", "components"]));

@@ -415,6 +415,18 @@ fn a_malformed_size_is_named_with_an_example() {
         in_component("bandwidth = '1GB'"),
         "5:13: `bandwidth` can't be \"1GB\"; write a number of bits a second, or a text like \"1Gbit/s\""
     );
+    for (text, shown) in [("0", "0"), ("999", "999"), ("'0Gbit/s'", "0")] {
+        assert_eq!(
+            in_component(&format!("bandwidth = {text}")),
+            format!(
+                "5:13: `bandwidth` is {shown} bit/s; use at least 1 kbit/s, or leave it out: then a shard sends as much as it can"
+            )
+        );
+    }
+    assert_eq!(
+        in_component("bandwidth = '18446745Tbit/s'"),
+        "5:13: `bandwidth` can't be \"18446745Tbit/s\"; write a number of bits a second, or a text like \"1Gbit/s\""
+    );
     assert_eq!(
         in_component("in.a = { type = 'A', max = '65MiB' }"),
         "5:28: `max` is 65 MiB; use between 1 B and 64 MiB"

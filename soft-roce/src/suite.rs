@@ -21,10 +21,11 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 18] = [
+const CASES: [(&str, Layout, Run); 19] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
     ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
+    ("rdma_is_held_to_its_rate", Layout::Single, |suite, guests| suite.tests(&guests[0], "bandwidth")),
     ("rdma_carries_between_hosts", Layout::Pair, |suite, guests| crosses(suite, guests, Kind::Rdma)),
     ("tcp_carries_between_hosts", Layout::Pair, |suite, guests| crosses(suite, guests, Kind::Tcp)),
     ("ten_thousand_cross_by_rdma_while_cut", Layout::Pair, |suite, guests| cut(suite, guests, Kind::Rdma)),
@@ -135,7 +136,7 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
     let output = process::Command::new(cargo)
         .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
         .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
-        .args(["--test", "rdma_links", "--test", "mixed_links"])
+        .args(["--test", "rdma_links", "--test", "mixed_links", "--test", "bandwidth"])
         .args(["--test", "groups", "--test", "cores", "--test", "isolation", "--test", "oci"])
         .args(["--test", "tiers"])
         .stderr(Stdio::inherit())

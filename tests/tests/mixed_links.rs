@@ -1,13 +1,16 @@
-//! One shard with links of all kinds polls them in one round, and sleeps on all of them at once.
+//! One shard with links of all kinds polls them in one round, sleeps on all of them at once, and is held to its bandwidth on
+//! those to other hosts.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shard_runtime::inbox::{Inbound, WaitStrategy};
 use shard_runtime::outbox::Outbound;
+use shard_runtime::rate::Rate;
 use shard_runtime::rdma::Rdma;
 use shard_runtime::remote::{End, LinkKey, News, Remote, RemoteKind, RemoteLink};
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
 use shard_runtime::secure::Identity;
+use shard_runtime::stats::{Counter, Stats, StatsReader};
 use shard_runtime::verbs::{Wish, choose};
 use shard_runtime::wake::{Bell, SWEEP_NS, create_bell};
 use shardkit::application::Application;
@@ -15,7 +18,8 @@ use shardkit::manifest::Manifest;
 use shardkit::prelude::{Bytes, Context, Message, Out, Shard};
 use shardkit::{Config, Endpoint};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +39,14 @@ program = "asker"
 capacity = 8
 
 [component.asker.out]
+ask = "echo.ask"
+
+[component.teller]
+program = "teller"
+capacity = 8
+bandwidth = "16Mbit/s"
+
+[component.teller.out]
 ask = "echo.ask"
 "#;
 
@@ -209,6 +221,119 @@ fn one_shard_serves(kinds: &[Kind]) {
             outcome.unwrap();
         }
     });
+}
+
+/// Takes what is told, in order, from each session; says how many bytes came from other hosts.
+struct Hears<'a> {
+    numbers: [u64; 3],
+    bytes: &'a AtomicU64,
+    messages: &'a AtomicU64,
+}
+
+impl Shard for Hears<'_> {
+    fn on_message(&mut self, message: Message<'_>, _: &mut Context<'_>) -> shardkit::Result<()> {
+        let (at, payload) = (usize::from(message.link().0) - 1, message.payload());
+        assert_eq!(payload[..8], self.numbers[at].to_le_bytes(), "lost, twice or out of order");
+        self.numbers[at] += 1;
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        if at > 0 {
+            self.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_component_is_held_to_its_bandwidth_on_all_its_links_to_other_hosts_together_and_sleeps_between() {
+    const TOLD_BYTES: usize = 2_000;
+    let manifest = Manifest::parse(MANIFEST, "mixed.toml").unwrap();
+    let application = manifest.application();
+    let [echo, teller] = ["echo", "teller"].map(|name| application.find(name).unwrap());
+    let [of_echo, of_teller] = identities();
+    let mut hub = endpoint(application, "echo");
+    let mut hub_remote = remote(of_echo, &[]);
+    let address = hub_remote.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    hub.set_remote(hub_remote).unwrap();
+    let page = Stats::create("page").unwrap();
+    let bell = Bell::map(&create_bell("bell").unwrap()).unwrap();
+    let stats = Some(Stats::map(&page).unwrap());
+    let mut end = Endpoint::new(ShardId(9), application.component(teller).clone(), bell, stats);
+    end.set_remote(remote(of_teller, &[])).unwrap();
+    let links = [LinkId(1), LinkId(2), LinkId(3)];
+    shared(&mut hub, links[0], echo, &mut end, links[0], teller);
+    for link in &links[1..] {
+        let what = |node: &str, end| RemoteLink {
+            key: LinkKey([link.0 as u8; 16]),
+            kind: RemoteKind::Tcp,
+            node: node.into(),
+            end,
+        };
+        carried(&mut hub, *link, teller, what("asker", End::Accepts));
+        carried(&mut end, *link, echo, what("echo", End::Connects(address)));
+    }
+    let sessions = links.map(|link| SessionId::new(u32::from(link.0), 1));
+    for (session, link) in sessions.into_iter().zip(links) {
+        hub.open(session, 0, [(teller, link)].into_iter());
+        end.open(session, 0, [(echo, link)].into_iter());
+    }
+    let out =
+        Config::of_embedder(application.component(teller).clone()).output::<Bytes, Bytes>("ask").unwrap();
+    let (bytes, messages, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let rate = Rate::from_bits_per_s(16_000_000).unwrap();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let hears = scope.spawn(|| {
+            let mut shard = Hears { numbers: [0; 3], bytes: &bytes, messages: &messages };
+            while !done.load(Ordering::Relaxed) {
+                if hub.poll(&mut shard) == 0 {
+                    hub.wait(WaitStrategy::Park, Some(shard_runtime::clock::now_ns() + 5_000_000));
+                }
+            }
+            shard.numbers
+        });
+        let tells = scope.spawn(|| {
+            let (mut sent, mut shard) = ([0u64; 3], Asker { answers: 0 });
+            let told = |number: u64| {
+                let mut told = vec![0; TOLD_BYTES];
+                told[..8].copy_from_slice(&number.to_le_bytes());
+                Bytes(told)
+            };
+            while start.elapsed() < Duration::from_secs(1) {
+                // Fewer on the local link, which nothing holds back.
+                for (at, session) in sessions.into_iter().enumerate() {
+                    while (at > 0 || sent[0] < 5_000)
+                        && end.context().send(&out, session, &told(sent[at])).is_ok()
+                    {
+                        sent[at] += 1;
+                    }
+                }
+                end.poll(&mut shard);
+                end.wait(WaitStrategy::Park, None);
+            }
+            while messages.load(Ordering::Relaxed) < sent.iter().sum() && start.elapsed() < PATIENCE {
+                end.poll(&mut shard);
+                end.wait(WaitStrategy::Park, None);
+            }
+            end.publish_counts();
+            sent
+        });
+        while !tells.is_finished() {
+            let came = bytes.load(Ordering::Relaxed);
+            let most = rate.burst_bytes() + (start.elapsed().as_micros() * 2) as u64;
+            assert!(came <= most, "{came} bytes came where {most} may leave");
+            assert!(start.elapsed() < PATIENCE, "{came} bytes came");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let sent = tells.join().unwrap();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(hears.join().unwrap(), sent);
+        println!("{sent:?} came");
+    });
+    let reader = StatsReader::map(page.read_only().unwrap().as_fd()).unwrap();
+    let [held_ns, rounds] = [Counter::HeldNs, Counter::Beats].map(|counter| reader.counter(counter));
+    assert!(held_ns > 500_000_000, "the page says that it was held for {held_ns} ns");
+    // It would make millions if it looked again and again whether there are tokens.
+    assert!(rounds < 50_000, "{rounds} rounds in {:?}", start.elapsed());
 }
 
 #[test]

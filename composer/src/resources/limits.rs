@@ -150,6 +150,7 @@ pub fn limits(root: &Path, inventory: &Inventory, facts: &Facts) -> Vec<Limit> {
         },
         asked(&facts.interrupts, "only a host file with `keep_interrupts_off` asks for it"),
         asked(&facts.real_time, "only components with `realtime` ask for it"),
+        bandwidth(inventory),
     ]);
     all
 }
@@ -186,6 +187,37 @@ fn memlock(facts: &Facts) -> Limit {
         found,
         "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit: rings of RDMA links are locked",
     )
+}
+
+/// A component's `bandwidth`. No kernel and no device is asked to hold it: see docs/adr/0017.
+fn bandwidth(inventory: &Inventory) -> Limit {
+    let what = "bandwidth";
+    let known = inventory.nics.iter().filter_map(|nic| Some((&nic.name, nic.bits_per_s?)));
+    let known: Vec<String> =
+        known.map(|(name, bits_per_s)| format!("{name}: {} Mbit/s", bits_per_s / 1_000_000)).collect();
+    if known.is_empty() {
+        return absent(
+            what,
+            format!(
+                "no speed is known of {} NICs: none of it can be given, and nobody who needs some is started",
+                inventory.nics.len()
+            ),
+            "`[nic.NAME]` with its `speed` in a host file",
+        );
+    }
+    Limit {
+        what,
+        state: State::Emulated,
+        evidence: format!(
+            "{}; a token bucket in the shard's own links to other hosts, RDMA and TCP together; what else a shard with \
+             `network` or `rdma` in its `allow` sends is not held",
+            known.join(", ")
+        ),
+        mend: Some(
+            "for all TCP of a host together, as root: tc qdisc replace dev NIC root tbf rate RATE burst 1mb latency 50ms"
+                .into(),
+        ),
+    }
 }
 
 struct Host<'a> {

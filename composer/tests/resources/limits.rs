@@ -182,6 +182,20 @@ fn what_is_absent_comes_with_its_evidence_and_what_to_type() {
 }
 
 #[test]
+fn bandwidth_is_held_by_the_senders_own_links_where_a_nics_speed_is_known() {
+    let tree = four_processors();
+    let before = table(&tree, &facts());
+    assert_eq!(find(&before, "bandwidth").state, State::Absent);
+    tree.write("sys/class/net/eth0/device/uevent", "");
+    assert_eq!(find(&table(&tree, &facts()), "bandwidth").state, State::Absent);
+    tree.write("sys/class/net/eth0/speed", "10000\n");
+    let after = table(&tree, &facts());
+    let bandwidth = find(&after, "bandwidth");
+    assert_eq!(bandwidth.state, State::Emulated);
+    assert!(bandwidth.evidence.starts_with("eth0: 10000 Mbit/s; a token bucket in the shard's own links"));
+}
+
+#[test]
 fn a_gpu_is_held_by_its_instances_or_by_mps_and_otherwise_only_counted() {
     let tree = four_processors();
     let gpu = |instances| Gpu { name: "GPU-1".into(), node: None, memory_bytes: 80 << 30, instances };

@@ -26,6 +26,7 @@ mod window;
 use crate::id::LinkId;
 use crate::inbox::{Inbound, Inbox};
 use crate::outbox::{Outbound, Outbox};
+use crate::rate::Meter;
 use crate::ring::{DATA_AT, Ring};
 use crate::verbs::{
     Batch, Completion, Completions, Depth, Device, DeviceError, Domain, Kind, QueuePair, Registration,
@@ -425,11 +426,23 @@ impl Rdma {
     /// the shard in either direction.
     #[inline]
     pub fn carry(&mut self, inbox: &mut Inbox, outbox: &mut Outbox) -> bool {
+        self.carry_within(inbox, outbox, None)
+    }
+
+    /// As [`carry`](Self::carry), with frames going out only as the meter allows. A link that the meter has in line goes on
+    /// when it is due and [`published`](Self::published) says so.
+    #[inline]
+    pub fn carry_within(
+        &mut self,
+        inbox: &mut Inbox,
+        outbox: &mut Outbox,
+        mut meter: Option<&mut Meter>,
+    ) -> bool {
         let mut news = false;
         let mut at = 0;
         while at < self.active.len() {
             let id = self.active[at];
-            match self.serve(id, inbox, outbox, &mut news) {
+            match self.serve(id, inbox, outbox, meter.as_deref_mut(), &mut news) {
                 Ok(true) => at += 1,
                 Ok(false) => {
                     self.active.swap_remove(at);
@@ -596,6 +609,7 @@ impl Rdma {
         id: LinkId,
         inbox: &mut Inbox,
         outbox: &mut Outbox,
+        meter: Option<&mut Meter>,
         news: &mut bool,
     ) -> Result<bool, RdmaError> {
         let Some(link) = self.links[usize::from(id.0)].as_deref_mut() else { return Ok(false) };
@@ -605,7 +619,7 @@ impl Rdma {
         let mut busy = false;
         // Frames first: they carry grants.
         if let Some(outbound) = outbox.get_mut(id) {
-            busy |= link.send(id, outbound, news)?;
+            busy |= link.send(id, outbound, meter, news)?;
         }
         let head = inbox.get_mut(id).map_or(link.received, |inbound| inbound.reader().ring().head());
         Ok(busy | link.answer(id, head)?)
@@ -858,8 +872,15 @@ impl Link {
         }
     }
 
-    /// Sends what was published. True if something waits. Tells in `news` if room came.
-    fn send(&mut self, id: LinkId, outbound: &mut Outbound, news: &mut bool) -> Result<bool, RdmaError> {
+    /// Sends what was published, as far as it is paid for. True if something waits that nobody tells of. Tells in `news` if
+    /// room came.
+    fn send(
+        &mut self,
+        id: LinkId,
+        outbound: &mut Outbound,
+        mut meter: Option<&mut Meter>,
+        news: &mut bool,
+    ) -> Result<bool, RdmaError> {
         let writer = outbound.writer();
         let (tail, wanted) = (writer.published(), writer.wanted());
         let ring = writer.ring();
@@ -873,9 +894,25 @@ impl Link {
         }
         while self.sent < tail {
             if !self.window.allows(Use::Frames) || !self.room_for_sends() {
+                // It waits for its peer or the device; who waits for tokens only goes on.
+                if let Some(meter) = meter {
+                    meter.leave(id);
+                }
                 return Ok(true);
             }
-            self.send_run(id, ring, tail)?;
+            let mut most = u64::MAX;
+            if let Some(meter) = &mut meter {
+                let least = self.request_bytes_min(ring, tail);
+                let Some(allowed) = meter.allows(id, least, tail - self.sent) else { return Ok(false) };
+                most = allowed;
+            }
+            let bytes = self.send_run(id, ring, tail, most)?;
+            if let Some(meter) = &mut meter {
+                meter.take(id, bytes);
+            }
+        }
+        if let Some(meter) = meter {
+            meter.leave(id);
         }
         // The ask reports: what the peer gave back already can be used after it at the latest.
         if wanted > room && self.asked < wanted {
@@ -888,19 +925,36 @@ impl Link {
         Ok(false)
     }
 
-    /// Sends the next frames that lie in one piece. Of padding only the commit word goes.
-    fn send_run(&mut self, id: LinkId, ring: &Ring, tail: u64) -> Result<(), RdmaError> {
+    /// The next frames that lie in one piece, and no more than `most` bytes behind what is ahead if one frame is not more:
+    /// where they end, and how many bytes go. Of padding only the commit word goes.
+    fn run(&self, ring: &Ring, tail: u64, most: u64) -> (u64, u64) {
         let from = self.sent;
         let (mut end, mut bytes) = (from, 0);
         while end < tail && bytes < RUN_BYTES_MAX {
             let (extent, padding) = ring.own_frame(end);
-            bytes = end - from + if padding { UNIT } else { extent };
+            let more = end - from + if padding { UNIT } else { extent };
+            if bytes > self.ahead && more - self.ahead > most {
+                break;
+            }
+            bytes = more;
             end += extent;
             if padding || ring.to_edge(end) == ring.capacity() as u64 {
                 break;
             }
         }
-        let (Some(staging), Some(target)) = (&self.staging, self.target) else { return Ok(()) };
+        (end, bytes)
+    }
+
+    /// How many bytes the next request has at least.
+    fn request_bytes_min(&self, ring: &Ring, tail: u64) -> u64 {
+        (self.run(ring, tail, 0).1 - self.ahead).min(self.message_bytes_max)
+    }
+
+    /// Sends the next run in one request, or a part of it; says how many bytes.
+    fn send_run(&mut self, id: LinkId, ring: &Ring, tail: u64, most: u64) -> Result<u64, RdmaError> {
+        let from = self.sent;
+        let (end, bytes) = self.run(ring, tail, most);
+        let (Some(staging), Some(target)) = (&self.staging, self.target) else { return Ok(0) };
         let offset = (from & (ring.capacity() as u64 - 1)) + self.ahead;
         let now = (bytes - self.ahead).min(self.message_bytes_max);
         let slice = staging.slice(offset as usize, now as usize);
@@ -914,7 +968,8 @@ impl Link {
             to: Some((target.address + offset, target.key)),
             immediate,
             signalled,
-        })
+        })?;
+        Ok(now)
     }
 }
 

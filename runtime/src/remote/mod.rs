@@ -24,6 +24,7 @@ use crate::clock::now_ns;
 use crate::id::LinkId;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
+use crate::rate::{Meter, Rate};
 use crate::rdma::{Rdma, RdmaError};
 use crate::secure::{Identity, Secure, SecureError};
 use crate::tcp::{Tcp, TcpError};
@@ -182,6 +183,8 @@ pub struct Remote {
     /// Links whose streams have something to do.
     listed: Vec<LinkId>,
     news: Vec<(LinkId, News)>,
+    /// What all links together may send; `None` without a bound.
+    meter: Option<Box<Meter>>,
     rounds: u32,
     ping_ns: u64,
     due_ns: u64,
@@ -210,6 +213,7 @@ impl Remote {
             strangers: Vec::new(),
             listed: Vec::new(),
             news: Vec::new(),
+            meter: None,
             rounds: 0,
             ping_ns: 0,
             due_ns: 0,
@@ -250,6 +254,25 @@ impl Remote {
         self.links[at] =
             Some(Box::new(Link { what, state, tcp, retry_ns: RETRY_NS, listed: false, reads: false }));
         self.due_ns = 0;
+    }
+
+    /// Holds all links together to a rate, or to none: see [`crate::rate`]. The bucket is full at first.
+    pub fn set_rate(&mut self, rate: Option<Rate>) {
+        self.meter = rate.map(|rate| Box::new(Meter::new(rate, now_ns())));
+        // Whoever waited for the meter before asks the new one, or nobody.
+        for at in 0..self.links.len() {
+            self.go_on(LinkId(at as u16));
+        }
+    }
+
+    /// The rate that all links together are held to, if any.
+    pub fn rate(&self) -> Option<Rate> {
+        self.meter.as_deref().map(Meter::rate)
+    }
+
+    /// For how long frames have waited because of the rate, in nanoseconds.
+    pub fn held_ns(&self) -> u64 {
+        self.meter.as_deref().map_or(0, Meter::held_ns)
     }
 
     /// Removes a link.
@@ -316,7 +339,7 @@ impl Remote {
 
     /// When something is due, in nanoseconds of the monotonic clock: sleep no longer.
     pub fn due_ns(&self) -> u64 {
-        self.due_ns
+        self.meter.as_deref().map_or(self.due_ns, |meter| self.due_ns.min(meter.due_ns()))
     }
 
     /// What becomes readable when something comes, for a thread that waits for it.
@@ -337,19 +360,17 @@ impl Remote {
                 self.tend(now);
             }
         }
-        while let Some(id) = outbox.take_published() {
-            match self.links.get(usize::from(id.0)).and_then(Option::as_deref).map(|link| link.what.kind) {
-                Some(RemoteKind::Rdma) => {
-                    if let Ok(rdma) = &mut self.rdma {
-                        rdma.published(id);
-                    }
-                }
-                Some(RemoteKind::Tcp) => self.list(id),
-                None => {}
+        if let Some(meter) = &mut self.meter {
+            meter.turn_to(now_ns());
+            if let Some(id) = meter.due() {
+                self.go_on(id);
             }
         }
+        while let Some(id) = outbox.take_published() {
+            self.go_on(id);
+        }
         if let Ok(rdma) = &mut self.rdma {
-            news |= rdma.carry(inbox, outbox);
+            news |= rdma.carry_within(inbox, outbox, self.meter.as_deref_mut());
             while let Some((id, error)) = self.rdma.as_mut().ok().and_then(Rdma::take_broken) {
                 self.fail(id, error.into());
             }
@@ -380,6 +401,19 @@ impl Remote {
             }
         }
         news
+    }
+
+    /// Has a link's frames looked at in this round.
+    fn go_on(&mut self, id: LinkId) {
+        match self.links.get(usize::from(id.0)).and_then(Option::as_deref).map(|link| link.what.kind) {
+            Some(RemoteKind::Rdma) => {
+                if let Ok(rdma) = &mut self.rdma {
+                    rdma.published(id);
+                }
+            }
+            Some(RemoteKind::Tcp) => self.list(id),
+            None => {}
+        }
     }
 
     /// Has a link's stream looked at in this round.
@@ -555,6 +589,9 @@ impl Remote {
         // A stream that is dropped leaves the poll by itself.
         link.tcp.disconnect();
         link.state = State::Idle { until_ns: u64::MAX };
+        if let Some(meter) = &mut self.meter {
+            meter.leave(id);
+        }
         if let Ok(rdma) = &mut self.rdma {
             rdma.disconnect(id);
         }
@@ -598,7 +635,8 @@ impl Remote {
             },
             State::Stream => {
                 // It says the same of what came and of what was not read yet: look again.
-                let more = link.tcp.carry(outbox.get_mut(id), inbox.get_mut(id))?;
+                let meter = self.meter.as_deref_mut().map(|meter| (meter, id));
+                let more = link.tcp.carry_within(outbox.get_mut(id), inbox.get_mut(id), meter)?;
                 let rests = inbox.get_mut(id).is_none_or(|inbound| link.tcp.rests(inbound));
                 if more {
                     inbox.expect(id);

@@ -84,7 +84,7 @@
 //! | `processes` | `64` | processes and threads that one shard may have, 8 to 4194304 |
 //! | `realtime` | none | the real-time priority (`SCHED_FIFO`) of a shard's own thread, 1 to 49, where the host allows it; only with `cores`, not with `image`, nor with `wait = "spin"` |
 //! | `gpu_memory` | `0` | GPU memory that one shard needs; a size |
-//! | `bandwidth` | `0` | bandwidth to other nodes: bits a second, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
+//! | `bandwidth` | no bound | bandwidth to other nodes that one shard needs, and all that its links send together: bits a second, 1000 at least, or `"1Gbit/s"` (`bit/s`, `kbit/s`, `Mbit/s`, `Gbit/s`, `Tbit/s`) |
 //! | `disk_read`, `disk_write` | `0` | the most that one shard may read from, or write to, each disk below its program, `allow.read` and `allow.write`: bytes a second, or `"50MiB/s"`; 0 sets no bound. Where the host has control groups |
 //! | `wait` | `{ spin_us = 50 }` | when there is nothing to do: `"spin"`, `"park"`, `"spin-then-park"`, or for how many microseconds it polls before it sleeps |
 //! | `tick_hz` | never | how often `on_tick` runs, per second: more than 0, at most 10000 |

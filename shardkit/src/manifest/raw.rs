@@ -6,9 +6,10 @@
 
 use super::at::{At, Form, HasForms, Named};
 use crate::application::{
-    ALLOWED_MAX, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX, NAME_BYTES_MAX,
-    PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, REALTIME_MAX, SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX,
-    SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX, TIMEOUT_MS_MAX,
+    ALLOWED_MAX, BANDWIDTH_BITS_PER_S_MIN, CAPACITY_MAX, CORES_MAX, IDLE_LATENCY_US_MAX, IDLE_TIMEOUT_S_MAX,
+    NAME_BYTES_MAX, PROCESSES_DEFAULT, PROCESSES_MAX, PROCESSES_MIN, REALTIME_MAX,
+    SCALE_DOWN_DELAY_MS_DEFAULT, SHARDS_MAX, SPARES_MAX, SPIN_US_DEFAULT, SPIN_US_MAX, TICK_HZ_MAX,
+    TIMEOUT_MS_MAX,
 };
 use crate::pool::{BIN_S_MAX, BIN_S_MIN, FRACTION_MAX, PRICE_MAX, WINDOWS_MAX};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -121,10 +122,9 @@ pub(super) struct Component {
     /// GPU memory that one shard needs.
     #[serde(default = "no_bytes")]
     pub(super) gpu_memory: At<Amount>,
-    /// Bandwidth to other nodes that one shard needs.
-    #[serde(default = "no_bits")]
-    #[schemars(schema_with = "bandwidth_schema")]
-    pub(super) bandwidth: At<Amount>,
+    /// Bandwidth to other nodes that one shard needs, and all that it gets. Without it: as much as there is.
+    #[schemars(with = "Option<Bandwidth>")]
+    pub(super) bandwidth: Option<At<Amount>>,
     /// The most that one shard may read from each disk below what it can reach, a second.
     #[serde(default = "no_bytes")]
     #[schemars(schema_with = "disk_schema")]
@@ -505,10 +505,6 @@ fn no_bytes() -> At<Amount> {
     At::nowhere(Amount::Number(0))
 }
 
-fn no_bits() -> At<Amount> {
-    no_bytes()
-}
-
 fn message_max() -> At<Amount> {
     amount("64KiB")
 }
@@ -650,6 +646,9 @@ impl<T: HasForms> fmt::Display for WrongForm<T> {
     }
 }
 
+/// Stands in the schema for an amount of bits a second.
+enum Bandwidth {}
+
 /// The schema of a type that is written in one of several ways, or by its own table.
 macro_rules! schema {
     ($ty:ty, $name:literal, inline: $inline:literal, $generator:ident => $($schema:tt)+) => {
@@ -690,6 +689,12 @@ schema!(Wait, "Wait", inline: false, _generator => {
     ],
     "default": { "spin_us": SPIN_US_DEFAULT },
 });
+schema!(Bandwidth, "Bandwidth", inline: true, _generator => {
+    "anyOf": [
+        { "type": "integer", "minimum": BANDWIDTH_BITS_PER_S_MIN },
+        { "type": "string", "pattern": "^[0-9]+ *[kMGT]?bit/s$" },
+    ],
+});
 schema!(Destinations, "Destinations", inline: true, _generator => {
     "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
 });
@@ -721,11 +726,5 @@ fn isolation_schema(_generator: &mut SchemaGenerator) -> Schema {
 fn disk_schema(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *([KMGT]iB|[kMGT]?B)/s$" }],
-    })
-}
-
-fn bandwidth_schema(_generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9]+ *[kMGT]?bit/s$" }],
     })
 }

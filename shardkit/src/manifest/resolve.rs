@@ -97,12 +97,7 @@ fn component(name: &At<String>, raw: &raw::Component) -> Result<Component, Probl
             processes: whole(&raw.processes, "processes", PROCESSES_MIN.into(), PROCESSES_MAX.into())? as u32,
             realtime: realtime(name, raw)?,
             gpu_memory_bytes: bytes(&raw.gpu_memory, "gpu_memory")?,
-            bandwidth_bits_per_s: amount(
-                &raw.bandwidth,
-                "bandwidth",
-                quantity::BITS_PER_S,
-                "a number of bits a second, or a text like \"1Gbit/s\"",
-            )?,
+            bandwidth_bits_per_s: raw.bandwidth.as_ref().map(bandwidth).transpose()?.unwrap_or(0),
             disk_read_bytes_per_s: disk(&raw.disk_read, "disk_read")?,
             disk_write_bytes_per_s: disk(&raw.disk_write, "disk_write")?,
         },
@@ -150,6 +145,20 @@ fn realtime(name: &At<String>, raw: &raw::Component) -> Result<u32, Problem> {
         return refuse(what, "write another `wait`, or leave `realtime` out");
     }
     Ok(priority)
+}
+
+/// A shard that may send next to nothing is one whose unit was forgotten.
+fn bandwidth(raw: &At<raw::Amount>) -> Result<u64, Problem> {
+    let cure = "a number of bits a second, or a text like \"1Gbit/s\"";
+    let bits_per_s = amount(raw, "bandwidth", quantity::BITS_PER_S, cure)?;
+    if bits_per_s >= BANDWIDTH_BITS_PER_S_MIN {
+        return Ok(bits_per_s);
+    }
+    Err(Problem::at(
+        &raw.span,
+        format!("`bandwidth` is {bits_per_s} bit/s"),
+        "use at least 1 kbit/s, or leave it out: then a shard sends as much as it can",
+    ))
 }
 
 /// A part of the shared cores. What is less than a thousandth counts as one.

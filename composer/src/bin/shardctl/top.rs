@@ -26,7 +26,7 @@ pub(crate) struct Top {
     interval_ms: u64,
 }
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "shard",
     "component",
     "state",
@@ -40,6 +40,7 @@ const COLUMNS: [&str; 14] = [
     "handler p50",
     "p99",
     "parks/s",
+    "held",
     "paused on",
 ];
 const LINK_COLUMNS: [&str; 6] = ["from", "to", "messages/s", "MB/s", "ring full", "waiting"];
@@ -62,14 +63,15 @@ struct Page {
 
 struct Seen {
     at: Instant,
-    counters: [u64; 4],
+    counters: [u64; 5],
     transit: Histogram,
     handler: Histogram,
 }
 
 impl Seen {
     fn now(page: &StatsReader) -> Self {
-        let counters = [Counter::MessagesIn, Counter::MessagesOut, Counter::BytesIn, Counter::Parks];
+        let counters =
+            [Counter::MessagesIn, Counter::MessagesOut, Counter::BytesIn, Counter::Parks, Counter::HeldNs];
         Self {
             at: Instant::now(),
             counters: counters.map(|counter| page.counter(counter)),
@@ -109,7 +111,7 @@ impl Top {
             let draw = |frame: &mut ratatui::Frame<'_>| {
                 let heights = [Constraint::Length(shards.len() as u16 + 2), Constraint::Fill(1)];
                 let [above, below] = Layout::vertical(heights).areas(frame.area());
-                let widths = [6, 16, 10, 8, 9, 10, 10, 9, 11, 10, 11, 10, 9, 20];
+                let widths = [6, 16, 10, 8, 9, 10, 10, 9, 11, 10, 11, 10, 9, 6, 20];
                 frame.render_widget(table(&COLUMNS, &shards, &widths), above);
                 frame.render_widget(table(&LINK_COLUMNS, &links, &[20, 20, 12, 9, 10, 8]), below);
             };
@@ -173,7 +175,12 @@ fn shard_row(shard: &ShardRow, page: Option<&mut Page>, links: &[LinkRow]) -> Sh
         cells[at] = histogram.quantile_ns(quantile).map_or("-".into(), time);
     }
     cells[12] = format!("{:.0}", rate(3));
-    cells[13] = match page.page.counter(Counter::PausedOn) {
+    // Of the time, so much its bandwidth held something back.
+    cells[13] = match rate(4) / 1e9 {
+        0.0 => "-".into(),
+        part => format!("{:.0} %", part.min(1.0) * 100.0),
+    };
+    cells[14] = match page.page.counter(Counter::PausedOn) {
         0 => "-".into(),
         link => links
             .iter()
