@@ -377,6 +377,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_asks_again_when_the_clock_has_gone_back() {
+        let mut meter = Meter::new(Rate::from_bits_per_s(8_000_000).unwrap(), 5_000_000_000);
+        meter.take(LinkId(1), BURST_BYTES_MIN);
+        assert_eq!(meter.allows(LinkId(1), 1_000, 1_000), None);
+        meter.turn_to(1_000_000_000);
+        assert_eq!(meter.due(), Some(LinkId(1)));
+        assert_eq!(meter.allows(LinkId(1), 1_000, 1_000), None);
+        assert_eq!(meter.due_ns(), 1_001_000_000);
+    }
+
+    #[test]
     fn busy_links_get_the_same_whatever_their_messages_sizes() {
         let mut meter = Meter::new(Rate::from_bits_per_s(8_000_000).unwrap(), 0);
         let (pieces, mut sent) = ([64, 1_000, 20_000], [0u64; 3]);
