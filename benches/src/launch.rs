@@ -35,13 +35,13 @@ pub fn run(rounds: usize) -> Result<()> {
             let start = Instant::now();
             let (ours, theirs) = ControlSocket::pair()?;
             let (args, control) = ([SUBCOMMAND.to_owned()], theirs.as_fd());
-            let (quiet, anchor, cgroup) = (true, None, None);
+            let (output, anchor, cgroup) = (None, None, None);
             let started = spawn(&Spawn {
                 program: &me,
                 args: &args,
                 env: &[],
                 control,
-                quiet,
+                output,
                 isolation,
                 anchor,
                 cgroup,

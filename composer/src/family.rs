@@ -1,6 +1,6 @@
 //! A process and all below it: what it has started, what that has started, and so on.
 //!
-//! Of a container the composer knows the process that stands guard; the shard is below it.
+//! Of a container the composer knows the process of its OCI runtime; the shard is below it.
 //!
 //! Invariant: a signal reaches nobody who is not below the process, though numbers of processes come again.
 

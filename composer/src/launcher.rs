@@ -1,4 +1,5 @@
-//! The launch helper: a small single-threaded process that starts shards and reaps them.
+//! The launch helper: a small process that starts shards and reaps them. One thread does that; another passes on what they
+//! print (`relay`).
 //!
 //! The composer never forks: it lives in programs with threads and a lot of memory. It starts the helper once, and
 //! asks it over a socket for each shard. The helper answers with a pidfd, by which the composer sees the end of the
@@ -9,6 +10,7 @@
 
 use crate::oci::ContainerPlace;
 use crate::processes::ProcessId;
+use crate::relay::Relay;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
@@ -31,6 +33,8 @@ pub(crate) enum ToLauncher {
     Launch(Box<Launch>),
     /// A zygote has forked this child of the helper. With it comes the pidfd.
     Adopt { process: ProcessId },
+    /// Kill a process whose pidfd could not be received.
+    Kill { process: ProcessId },
 }
 
 /// A process to start.
@@ -112,6 +116,9 @@ pub fn take_over() {
 
 /// How long a helper may take to end. It has nothing to do but to kill and reap.
 const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long what was printed last may take to be taken.
+const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The helper as the composer sees it. When this is dropped the helper ends, with what is left of its children, and is
 /// reaped.
@@ -200,26 +207,36 @@ fn serve() -> Result<(), ControlError> {
     // Ctrl-C at a terminal is for the composer, who then ends the shards one after the other.
     let _ = rustix::process::setpgid(None, None);
     let socket = ControlSocket::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut shards: Vec<Shard> = Vec::new();
-    let mut kept = Kept::default();
+    let (mut shards, mut kept) = (Vec::new(), Kept::default());
+    let served = attend(&socket, &mut shards, &mut kept);
+    kill_all(shards, kept.jails);
+    if let Some(relay) = kept.relay {
+        relay.finish(PRINTED_WITHIN);
+    }
+    if matches!(served, Err(ControlError::Closed)) { Ok(()) } else { served }
+}
+
+/// Does what the composer asks, until it is gone.
+fn attend(socket: &ControlSocket, shards: &mut Vec<Shard>, kept: &mut Kept) -> Result<(), ControlError> {
     let mut packet = Packet::new();
     loop {
-        let ended = wait(&socket, &shards)?;
+        let ended = wait(socket, shards)?;
         for at in ended.shards.into_iter().rev() {
-            report(&socket, shards.swap_remove(at));
+            report(socket, shards.swap_remove(at));
         }
-        if ended.socket {
-            match socket.receive::<ToLauncher>(&mut packet) {
-                Ok((ToLauncher::Launch(launch), fds)) => {
-                    shards.extend(start(&socket, &launch, fds, &mut kept)?);
-                }
-                Ok((ToLauncher::Adopt { process }, fds)) => {
-                    let adopted = adopt(&shards, fds);
-                    shards.extend(answer(&socket, process, adopted)?);
-                }
-                Err(error) => {
-                    kill_all(shards, kept.jails);
-                    return if matches!(error, ControlError::Closed) { Ok(()) } else { Err(error) };
+        if !ended.socket {
+            continue;
+        }
+        match socket.receive::<ToLauncher>(&mut packet)? {
+            (ToLauncher::Launch(launch), fds) => shards.extend(start(socket, &launch, fds, kept)?),
+            (ToLauncher::Adopt { process }, fds) => {
+                let adopted = adopt(shards, fds);
+                shards.extend(answer(socket, process, adopted)?);
+            }
+            (ToLauncher::Kill { process }, _) => {
+                for shard in shards.iter().filter(|shard| shard.id == process) {
+                    // It may have ended by itself.
+                    let _ = pidfd_send_signal(&shard.process.pidfd, Signal::KILL);
                 }
             }
         }
@@ -252,6 +269,21 @@ fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ready> {
 struct Kept {
     jails: Vec<Jail>,
     runtimes: Vec<OciRuntime>,
+    relay: Option<Relay>,
+}
+
+impl Kept {
+    /// Where a new process prints to.
+    fn output(&mut self, quiet: bool) -> io::Result<Option<[OwnedFd; 2]>> {
+        if quiet {
+            return Ok(None);
+        }
+        let relay = match self.relay.take() {
+            Some(relay) => relay,
+            None => Relay::start()?,
+        };
+        self.relay.insert(relay).pipes().map(Some)
+    }
 }
 
 /// How one program is isolated.
@@ -275,10 +307,13 @@ fn start(
         [control, group] => (control, Some(group)),
         _ => return Err(ControlError::Garbled(format!("{} descriptors instead of 1 or 2", fds.len()))),
     };
-    let started = match &launch.container {
-        Some(place) => start_container(launch, place, control, group, &mut kept.runtimes),
-        None => start_isolated(launch, control, group, &mut kept.jails),
-    };
+    let started = kept.output(launch.quiet).and_then(|output| {
+        let output = output.as_ref().map(|output| output.each_ref().map(AsFd::as_fd));
+        match &launch.container {
+            Some(place) => start_container(launch, place, control, output, group, &mut kept.runtimes),
+            None => start_isolated(launch, control, output, group, &mut kept.jails),
+        }
+    });
     answer(socket, launch.process, started)
 }
 
@@ -306,6 +341,7 @@ fn start_container(
     launch: &Launch,
     ContainerPlace { bundle, rootfs }: &ContainerPlace,
     control: &OwnedFd,
+    output: Option<[BorrowedFd<'_>; 2]>,
     group: Option<&OwnedFd>,
     runtimes: &mut Vec<OciRuntime>,
 ) -> io::Result<Started> {
@@ -314,13 +350,14 @@ fn start_container(
         runtimes.push(OciRuntime::new(&launch.program));
         runtimes.len() - 1
     });
-    let (runtime, args, control, quiet) = (&runtimes[at], &launch.args, control.as_fd(), launch.quiet);
-    in_group(group, |cgroup| contain(&Contain { runtime, args, control, quiet, bundle, rootfs, cgroup }))
+    let (runtime, args, control) = (&runtimes[at], &launch.args, control.as_fd());
+    in_group(group, |cgroup| contain(&Contain { runtime, args, control, output, bundle, rootfs, cgroup }))
 }
 
 fn start_isolated(
     launch: &Launch,
     control: &OwnedFd,
+    output: Option<[BorrowedFd<'_>; 2]>,
     group: Option<&OwnedFd>,
     jails: &mut Vec<Jail>,
 ) -> io::Result<Started> {
@@ -331,7 +368,7 @@ fn start_isolated(
             args: &launch.args,
             env: &launch.env,
             control: control.as_fd(),
-            quiet: launch.quiet,
+            output,
             isolation: jail.as_ref().map(|jail| &jail.isolation),
             anchor: jail.as_ref().and_then(|jail| jail.anchor.as_ref()),
             cgroup,
@@ -400,15 +437,38 @@ fn answer(
         Ok(Started { process, outside }) => {
             let absent = process.absent.clone();
             let launched = FromLauncher::Launched { process: id, pid: process.pid, absent, outside };
-            socket.send(&launched, &[process.pidfd.as_fd()])?;
-            Ok(Some(Shard { id, process }))
+            match socket.send(&launched, &[process.pidfd.as_fd()]) {
+                Ok(()) => Ok(Some(Shard { id, process })),
+                // The kernel counts descriptors that are under way, those of others of this user too. That is no reason for
+                // the others to end.
+                Err(ControlError::Io(error)) => {
+                    kill_and_reap(&process);
+                    not_launched(socket, id, &error)
+                }
+                Err(error) => {
+                    kill_and_reap(&process);
+                    Err(error)
+                }
+            }
         }
-        Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(rustix::io::Errno::INVAL.raw_os_error());
-            socket.send(&FromLauncher::NotLaunched { process: id, errno, why: error.to_string() }, &[])?;
-            Ok(None)
-        }
+        Err(error) => not_launched(socket, id, &error),
     }
+}
+
+fn not_launched(
+    socket: &ControlSocket,
+    process: ProcessId,
+    error: &io::Error,
+) -> Result<Option<Shard>, ControlError> {
+    let errno = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
+    socket.send(&FromLauncher::NotLaunched { process, errno, why: error.to_string() }, &[])?;
+    Ok(None)
+}
+
+fn kill_and_reap(process: &Spawned) {
+    // It may have ended by itself.
+    let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+    let _ = reap(process.pidfd.as_fd());
 }
 
 /// Reaps a shard that has ended and says how.

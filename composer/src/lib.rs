@@ -45,6 +45,7 @@ pub mod oci;
 pub mod policy;
 mod processes;
 mod realtime;
+mod relay;
 pub mod resources;
 mod said;
 pub mod scaler;

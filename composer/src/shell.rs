@@ -23,7 +23,7 @@ use crate::host::{Host, free_memory_bytes, owns_processors, time_of_week};
 use crate::hub::Slow;
 use crate::inner::{Inner, Page, Start};
 use crate::interrupts::Interrupts;
-use crate::launcher::{FromLauncher, Launcher};
+use crate::launcher::{FromLauncher, Launcher, ToLauncher};
 use crate::load::Gauge;
 use crate::oci::Container;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
@@ -456,7 +456,7 @@ impl Shell {
 
     fn hear_launcher(&mut self) {
         while let Some(launcher) = &self.launcher {
-            match launcher.socket.receive::<FromLauncher>(&mut self.packet) {
+            match launcher.socket.receive_as_can_be::<FromLauncher>(&mut self.packet) {
                 Ok((message, fds)) => self.heard_launcher(message, fds),
                 Err(error) if would_block(&error) => return,
                 Err(error) => return self.lost_launcher(&error),
@@ -471,9 +471,8 @@ impl Shell {
                 if outside != 0 {
                     self.processes.groups.outside(process, &io::Error::from_raw_os_error(outside));
                 }
-                if let Some(pidfd) = fds.pop() {
-                    self.processes.started(process, pid, pidfd);
-                }
+                let Some(pidfd) = fds.pop() else { return self.no_descriptor_for(process) };
+                self.processes.started(process, pid, pidfd);
                 match self.processes.get(process).map(|process| process.role) {
                     Some(Role::Shard(shard)) => {
                         if self.shards.get(&shard).is_some_and(|entry| entry.from == Tier::Zygote) {
@@ -506,7 +505,20 @@ impl Shell {
         }
     }
 
-    /// Without the helper its children are dead too: the kernel kills them.
+    /// A process is there, and this one has no descriptor left to know it by: its end is heard of.
+    fn no_descriptor_for(&mut self, process: ProcessId) {
+        let who = self.who(process);
+        tracing::error!(
+            who,
+            "it is killed: this process has no descriptor left; raise its limit (ulimit -n)"
+        );
+        if let Some(launcher) = &self.launcher {
+            // If the helper is gone that is heard of, too.
+            let _ = launcher.socket.send(&ToLauncher::Kill { process }, &[]);
+        }
+    }
+
+    /// Without the helper its children are dead too: the kernel kills them, unless they have asked it not to.
     fn lost_launcher(&mut self, error: &ControlError) {
         tracing::error!(%error, "the launch helper is gone, and all shards with it; the composer shuts down");
         if let Some(launcher) = self.launcher.take() {
@@ -516,6 +528,7 @@ impl Shell {
         self.shut_down();
         let killed = Exit::Signal(Signal::KILL.as_raw());
         for process in self.processes.ids() {
+            self.processes.kill(process);
             self.exited(process, killed);
         }
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();

@@ -10,15 +10,6 @@
 //!                       └ dies with the helper, and everyone below with it
 //! ```
 //!
-//! Where somebody wants to see what the container prints there is one process more. It passes that on, because runtimes
-//! give their streams away to the container's user, and a file or a device of the host would be its then.
-//!
-//! ```text
-//! launch helper ── guard ── OCI runtime (pid 1) ── shard
-//!                    │           └ dies with the guard
-//!                    └ dies with the helper; ends as the runtime ends, when all that was said is passed on
-//! ```
-//!
 //! Runtimes copy their own program at each start, and run the copy, so that no container can change the program through
 //! `/proc`. One that runs from memory that nobody can change does without: [`OciRuntime`] copies it once.
 //!
@@ -26,26 +17,27 @@
 //! the container has the control socket and standard streams, and no other descriptor of the helper's.
 
 use crate::control::CONTROL_FD;
-use crate::process::{Image, Spawned, clone, close_at_exec, die_with, high, pipe, put, reap, reset_signals};
+use crate::process::{
+    Image, Spawned, clone, close_at_exec, die_with, high, high_output, pipe, put, reap, reset_signals,
+};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, SealFlags, makedev, mkdir, mknodat, open};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{
     PidfdFlags, Signal, chdir, fchdir, getegid, geteuid, getpid, pidfd_open, pidfd_send_signal,
 };
-
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// So many descriptors, from 3 on, the runtime is to leave open to the container.
 pub const PRESERVED_FDS: u32 = 1;
-/// So many processes at the most stand beside those of the container as long as it lives: the guard and the runtime.
-pub const PROCESSES_BESIDE: u32 = 2;
+/// So many processes stand beside those of the container as long as it lives: the runtime.
+pub const PROCESSES_BESIDE: u32 = 1;
 
 /// Where the runtime finds its own file system in memory, in a mount namespace of its own. A user of the container's
 /// can go through all folders on the way, which is not so where images are kept; and no program is here.
@@ -101,8 +93,9 @@ pub struct Contain<'a> {
     pub args: &'a [String],
     /// The shard's end of its control socket.
     pub control: BorrowedFd<'a>,
-    /// Whether what it prints is thrown away.
-    pub quiet: bool,
+    /// Pipes for what it prints (output, errors); `None` throws it away. Runtimes give their streams to the container's user,
+    /// and a file or a device of the host would be its then.
+    pub output: Option<[BorrowedFd<'a>; 2]>,
     /// The folder with the container's `config.json`; the runtime finds it as [`BUNDLE`].
     pub bundle: &'a Path,
     /// The container's files; the runtime finds them as [`ROOTFS`].
@@ -124,7 +117,7 @@ pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
         copy: contain.runtime.copy.as_ref().map(AsFd::as_fd),
         control: high(contain.control)?,
         helper: high(pidfd_open(getpid(), PidfdFlags::empty())?)?,
-        said: if contain.quiet { None } else { Some([pipe()?, pipe()?]) },
+        output: high_output(contain.output)?,
         bundle: text(contain.bundle)?,
         rootfs: text(contain.rootfs)?,
         users: (!geteuid().is_root()).then(|| Users {
@@ -133,13 +126,7 @@ pub fn contain(contain: &Contain<'_>) -> io::Result<Spawned> {
         }),
         reporting,
     };
-    let started = match &prepared.said {
-        None => start_runtime(&prepared, &prepared.helper, contain.cgroup)?,
-        Some(said) => match clone(0, contain.cgroup, None)? {
-            Some(guard) => guard,
-            None => stand_guard(&prepared, said),
-        },
-    };
+    let started = start_runtime(&prepared, contain.cgroup)?;
     drop(prepared);
     let mut error = [0; 4];
     match File::from(report).read_exact(&mut error) {
@@ -160,8 +147,7 @@ struct Prepared<'a> {
     copy: Option<BorrowedFd<'a>>,
     control: OwnedFd,
     helper: OwnedFd,
-    /// Pipes for what the container prints, unless that is thrown away: where it is read, where it is written.
-    said: Option<[(OwnedFd, OwnedFd); 2]>,
+    output: Option<[OwnedFd; 2]>,
     bundle: CString,
     rootfs: CString,
     /// Root needs no user namespace out here; the container has one.
@@ -174,18 +160,6 @@ struct Users {
     gid_map: Vec<u8>,
 }
 
-/// In the guard: starts the runtime and ends as that does.
-fn stand_guard(prepared: &Prepared<'_>, said: &[(OwnedFd, OwnedFd); 2]) -> ! {
-    let started = die_with(&prepared.helper).and_then(|()| {
-        let guard = pidfd_open(getpid(), PidfdFlags::empty())?;
-        start_runtime(prepared, &guard, None)
-    });
-    match started {
-        Ok(runtime) => watch(runtime, said),
-        Err(error) => give_up(prepared, error),
-    }
-}
-
 /// Says why there is no runtime, and ends.
 fn give_up(prepared: &Prepared<'_>, error: Errno) -> ! {
     let number = error.raw_os_error();
@@ -196,31 +170,27 @@ fn give_up(prepared: &Prepared<'_>, error: Errno) -> ! {
     }
 }
 
-/// Forks what becomes the runtime; `parent` is the pidfd of the process that does.
-fn start_runtime(
-    prepared: &Prepared<'_>,
-    parent: &OwnedFd,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<Spawned, Errno> {
+/// Forks what becomes the runtime.
+fn start_runtime(prepared: &Prepared<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<Spawned, Errno> {
     let users = if prepared.users.is_some() { libc::CLONE_NEWUSER } else { 0 };
     match clone((users | libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64, cgroup, None)? {
         Some(runtime) => Ok(runtime),
         None => {
-            let Err(error) = become_runtime(prepared, parent);
+            let Err(error) = become_runtime(prepared);
             give_up(prepared, error)
         }
     }
 }
 
 /// In the first process of the new namespaces.
-fn become_runtime(prepared: &Prepared<'_>, parent: &OwnedFd) -> Result<Infallible, Errno> {
+fn become_runtime(prepared: &Prepared<'_>) -> Result<Infallible, Errno> {
     reset_signals();
     if let Some(users) = &prepared.users {
         write(c"/proc/self/setgroups", b"deny")?;
         write(c"/proc/self/uid_map", &users.uid_map)?;
         write(c"/proc/self/gid_map", &users.gid_map)?;
     }
-    die_with(parent)?;
+    die_with(&prepared.helper)?;
     mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(c"proc", c"/proc", c"proc", flags, None)?;
@@ -246,73 +216,12 @@ fn become_runtime(prepared: &Prepared<'_>, parent: &OwnedFd) -> Result<Infallibl
     let null = high(open(null, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)?;
     put(&null, 0)?;
     for stream in 1..=2 {
-        let said = prepared.said.as_ref().map(|said| &said[stream as usize - 1].1);
-        put(said.unwrap_or(&null), stream)?;
+        let output = prepared.output.as_ref().map(|output| &output[stream as usize - 1]);
+        put(output.unwrap_or(&null), stream)?;
     }
     put(&prepared.control, CONTROL_FD)?;
     close_at_exec(CONTROL_FD + 1)?;
     Err(prepared.image.exec(prepared.copy))
-}
-
-/// Passes on what the container prints, waits for the runtime and ends as it did.
-fn watch(runtime: Spawned, [(out, _), (error, _)]: &[(OwnedFd, OwnedFd); 2]) -> ! {
-    // SAFETY: system calls on numbers and on memory of this stack; the process uses no other of its descriptors again.
-    // The one that the helper reads has to be closed, so that its waiting ends when the runtime runs.
-    unsafe {
-        libc::close(0);
-        // Their own numbers are higher, so neither is in the other's way.
-        libc::dup2(out.as_raw_fd(), CONTROL_FD);
-        libc::dup2(error.as_raw_fd(), CONTROL_FD + 1);
-        libc::close_range(CONTROL_FD as u32 + 2, u32::MAX, 0);
-        pass_on([(CONTROL_FD, 1), (CONTROL_FD + 1, 2)]);
-        let mut status = 0;
-        while libc::waitpid(runtime.pid as i32, &raw mut status, 0) < 0 {
-            if *libc::__errno_location() != libc::EINTR {
-                libc::_exit(1);
-            }
-        }
-        if libc::WIFSIGNALED(status) {
-            let signal = libc::WTERMSIG(status);
-            libc::signal(signal, libc::SIG_DFL);
-            libc::kill(libc::getpid(), signal);
-        }
-        libc::_exit(libc::WEXITSTATUS(status))
-    }
-}
-
-/// Copies from pipes to streams until all writers are gone.
-fn pass_on(streams: [(RawFd, RawFd); 2]) {
-    let mut polled = streams.map(|(from, _)| libc::pollfd { fd: from, events: libc::POLLIN, revents: 0 });
-    let mut buffer = [0_u8; 4096];
-    while polled.iter().any(|one| one.fd >= 0) {
-        // SAFETY: system calls on memory of this stack.
-        unsafe {
-            if libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) < 0 {
-                continue;
-            }
-            for (one, (_, to)) in polled.iter_mut().zip(streams).filter(|(one, _)| one.revents != 0) {
-                let read = libc::read(one.fd, buffer.as_mut_ptr().cast(), buffer.len());
-                if read <= 0 {
-                    // The kernel leaves out those below zero.
-                    one.fd = -1;
-                    continue;
-                }
-                // What nobody takes is lost, as it is for a program of the host.
-                let mut written = 0;
-                while written < read {
-                    let more = libc::write(
-                        to,
-                        buffer[written as usize..].as_ptr().cast(),
-                        (read - written) as usize,
-                    );
-                    if more <= 0 {
-                        break;
-                    }
-                    written += more;
-                }
-            }
-        }
-    }
 }
 
 /// Writes a text that is taken whole or not at all.

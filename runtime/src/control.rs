@@ -275,6 +275,33 @@ impl ControlSocket {
         &self,
         packet: &mut Packet,
     ) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        let received = self.receive_packet(packet)?;
+        if received.lost_descriptors {
+            let what = format!(
+                "more than {DESCRIPTORS_MAX} descriptors came with it, or this process has none left"
+            );
+            return Err(ControlError::Garbled(what));
+        }
+        Ok((decode(&packet.room[..received.bytes])?, received.fds))
+    }
+
+    /// As [`receive`](Self::receive), from someone who is trusted: where this process has no descriptors left for those
+    /// that came, the message comes without any.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_as_can_be<T: DeserializeOwned>(
+        &self,
+        packet: &mut Packet,
+    ) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        let mut received = self.receive_packet(packet)?;
+        if received.lost_descriptors {
+            received.fds.clear();
+        }
+        Ok((decode(&packet.room[..received.bytes])?, received.fds))
+    }
+
+    fn receive_packet(&self, packet: &mut Packet) -> Result<Received, ControlError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = loop {
@@ -299,14 +326,17 @@ impl ControlSocket {
             return Err(ControlError::Garbled(format!("it is larger than {PACKET_BYTES_MAX} bytes")));
         }
         // The room for descriptors is rounded up, so the kernel alone does not keep the limit.
-        if got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_MAX {
-            let what = format!(
-                "more than {DESCRIPTORS_MAX} descriptors came with it, or this process has none left"
-            );
-            return Err(ControlError::Garbled(what));
-        }
-        Ok((decode(&packet.room[..got.bytes])?, fds))
+        let lost_descriptors = got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_MAX;
+        Ok(Received { bytes: got.bytes, fds, lost_descriptors })
     }
+}
+
+/// What came in a packet.
+struct Received {
+    bytes: usize,
+    fds: Vec<OwnedFd>,
+    /// Not all that were sent are here.
+    lost_descriptors: bool,
 }
 
 /// What a packet says.

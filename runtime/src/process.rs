@@ -37,8 +37,9 @@ pub struct Spawn<'a> {
     pub env: &'a [(String, String)],
     /// The shard's end of its control socket.
     pub control: BorrowedFd<'a>,
-    /// Whether what it prints is thrown away.
-    pub quiet: bool,
+    /// Where it prints to (output, errors); `None` throws it away. Not to what others print to: who shares an open file can
+    /// shut it, cut it off, or have it fail for them.
+    pub output: Option<[BorrowedFd<'a>; 2]>,
     /// What keeps it from the rest of the host; `None` for nothing.
     pub isolation: Option<&'a Isolation>,
     /// Whose namespaces it is put into, without being the first process of any ([`anchor`]); `None` for new ones.
@@ -79,8 +80,8 @@ pub fn anchor(isolation: &Isolation) -> io::Result<Spawned> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let control = null.as_fd();
     let (program, isolation) = (Path::new(""), Some(isolation));
-    let (args, env, quiet, anchor, cgroup, realtime) = (&[], &[], true, None, None, REALTIME_TRIED);
-    start(None, &Spawn { program, args, env, control, quiet, isolation, anchor, cgroup, realtime })
+    let (args, env, output, anchor, cgroup, realtime) = (&[], &[], None, None, None, REALTIME_TRIED);
+    start(None, &Spawn { program, args, env, control, output, isolation, anchor, cgroup, realtime })
 }
 
 /// An anchor does nothing, so it may have the least; the composer tries with one whether it may be given.
@@ -107,7 +108,7 @@ fn start(program: Option<(Image, BorrowedFd<'_>)>, spawn: &Spawn<'_>) -> io::Res
         go,
         reporting,
         telling,
-        quiet: spawn.quiet,
+        output: high_output(spawn.output)?,
         realtime: getrlimit(Resource::Rtprio).maximum.unwrap_or(u64::MAX).min(spawn.realtime.into()),
         outcome,
     };
@@ -148,7 +149,7 @@ struct Prepared<'a> {
     reporting: OwnedFd,
     /// The number of the process that it has put into its anchor's namespaces.
     telling: OwnedFd,
-    quiet: bool,
+    output: Option<[OwnedFd; 2]>,
     realtime: u64,
     /// What is known of its anchor's namespaces.
     outcome: Outcome,
@@ -268,6 +269,12 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// The same with a number that is not one of those that the shard's own descriptors have.
 pub(crate) fn high(fd: impl AsFd) -> Result<OwnedFd, Errno> {
     fcntl_dupfd_cloexec(fd, FIRST_FD)
+}
+
+/// The same of where a process prints to.
+pub(crate) fn high_output(output: Option<[BorrowedFd<'_>; 2]>) -> io::Result<Option<[OwnedFd; 2]>> {
+    let Some([output, errors]) = output else { return Ok(None) };
+    Ok(Some([high(output)?, high(errors)?]))
 }
 
 /// `CLONE_INTO_CGROUP`, which needs more bits than the C library's constant has.
@@ -551,8 +558,9 @@ fn try_become_shard(prepared: &Prepared<'_>, flags: u64, outcome: &mut Outcome) 
     // After the last change of user or capabilities, which would clear it.
     die_with(&prepared.parent)?;
     let control = prepared.control.as_ref().map(|control| (control, CONTROL_FD));
-    let quiet = [(&prepared.null, 1), (&prepared.null, 2)].into_iter().filter(|_| prepared.quiet);
-    for (fd, number) in [(&prepared.null, 0)].into_iter().chain(control).chain(quiet) {
+    let [output, errors] =
+        prepared.output.as_ref().map_or([&prepared.null; 2], |[output, errors]| [output, errors]);
+    for (fd, number) in [(&prepared.null, 0), (output, 1), (errors, 2)].into_iter().chain(control) {
         put(fd, number)?;
     }
     close_at_exec(CONTROL_FD + 1)?;

@@ -472,9 +472,9 @@ fn each_limit_of_a_container_is_read_back_from_the_kernel() {
     let all = processes(&group);
     assert!(all.contains(&inner) && all.contains(&shard.pid), "{all:?}");
     assert!(!all.contains(&ready_shard(&composer, "echo").pid));
-    // The runtime and who watches it are two more.
+    // The runtime is one more.
     for (file, value) in
-        [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "22"), ("cpu.weight", "100")]
+        [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "21"), ("cpu.weight", "100")]
     {
         assert_eq!(read(group.join(file)), value, "{file}");
     }

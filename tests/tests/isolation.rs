@@ -8,7 +8,7 @@ use shard_runtime::control::CONTROL_ENV;
 use shard_runtime::isolation::{Measure, TASKS_MAX, probe};
 use shard_runtime::process::INHERITED;
 use shard_tests::{
-    PATIENCE, alive, kill, manifest_text, parent, ready_shard, sources, start, status, wait_until,
+    PATIENCE, alive, embedder, kill, manifest_text, parent, ready_shard, sources, start, status, wait_until,
 };
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
@@ -322,6 +322,28 @@ fn a_shard_can_not_shrink_grow_or_punch_holes_into_the_memory_that_it_shares() {
     let regions: Vec<&str> = told.split(' ').collect();
     assert!(regions.len() == 3 && regions.iter().all(|region| region.ends_with(":nothing")), "{told}");
     echoes(&composer);
+}
+
+#[test]
+fn what_a_shard_prints_arrives_and_it_has_no_stream_of_its_composers() {
+    let Some(_alone) = alone() else { return };
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let misfit = Path::new(env!("CARGO_BIN_EXE_misfit"));
+    // It panics at its first message.
+    let text = manifest_text(misfit, &["echo"], "").replace("args = [\"echo\"]", "args = [\"panic\"]");
+    let text = text.replace("composition.echo", "composition.default");
+    let errors = log.reopen().unwrap();
+    let (mut embedder, line) = embedder(Command::new(misfit).arg("embed-loud").stderr(errors), &text);
+    assert_eq!(line, "warm\n");
+    let shards = children(embedder.id()).into_iter().flat_map(children).collect::<Vec<_>>();
+    for stream in shards.iter().flat_map(|shard| [1, 2].map(|fd| format!("/proc/{shard}/fd/{fd}"))) {
+        // It may have panicked meanwhile.
+        let target = fs::read_link(&stream).unwrap_or_else(|_| "pipe:".into());
+        assert!(target.to_string_lossy().starts_with("pipe:"), "{stream}: {}", target.display());
+    }
+    wait_until("its panic is told", || fs::read_to_string(&log).unwrap().contains("as asked"));
+    embedder.kill().unwrap();
+    embedder.wait().unwrap();
 }
 
 #[test]

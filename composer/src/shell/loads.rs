@@ -56,7 +56,7 @@ impl Shell {
             return None;
         }
         let processor_ns = pid.filter(|_| !entry.polls).and_then(|pid| {
-            // Of a container this process only stands guard.
+            // Of a container this process is only the OCI runtime.
             if in_container {
                 Some(family(pid).into_iter().filter_map(processor_time_ns).sum())
             } else {

@@ -36,7 +36,7 @@ pub fn probe() -> io::Result<Vec<Probed>> {
         args: &[],
         env: &[],
         control: theirs.as_fd(),
-        quiet: true,
+        output: None,
         isolation: Some(&isolation),
         anchor: None,
         cgroup: None,

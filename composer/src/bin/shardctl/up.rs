@@ -4,6 +4,7 @@ use crate::listener::{self, Listener};
 use crate::local::{Answer, LinkRow, Question, SessionRow, ShardRow, parse_session, socket_path};
 use crate::{Failure, ManifestArg, Outcome, log};
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shard_composer::{Composer, LinkEnd, Session};
 use shard_runtime::control::{ControlSocket, Packet};
 use shard_runtime::id::{SessionId, ShardId};
@@ -44,6 +45,7 @@ impl Up {
             None => socket_path(&name)?,
         };
         let listener = Listener::bind(&path)?;
+        raise_descriptors();
         let mut signals =
             signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
                 .map_err(Failure::run)?;
@@ -82,6 +84,13 @@ impl Up {
         drop(listener);
         if by_signal { Ok(()) } else { Err(Failure::run("the composer ended by itself; the log says why")) }
     }
+}
+
+/// Each shard takes some descriptors: as many as this user may have are better than as many as are usual.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // It is raised no further than everyone may.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 struct Server {
