@@ -201,7 +201,7 @@ fn become_runtime(prepared: &Prepared<'_>) -> Result<Infallible, Errno> {
     mount(c"tmpfs", PLACE, c"tmpfs", MountFlags::NOSUID, c"mode=755,size=1m")?;
     for (shown, place) in shown.into_iter().zip([c"/dev/shm/bundle", c"/dev/shm/rootfs"]) {
         mkdir(place, Mode::from_raw_mode(0o755))?;
-        fchdir(high(shown?)?)?;
+        fchdir(shown?)?;
         mount_bind(c".", place)?;
     }
     chdir(c"/")?;
