@@ -14,13 +14,15 @@ use crate::relay::Relay;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 use shard_runtime::contain::{Contain, OciRuntime, contain};
 use shard_runtime::control::{ControlError, ControlSocket, LAUNCHER_ENV, Packet};
 use shard_runtime::isolation::{Absent, Allow, Isolation};
-use shard_runtime::process::{Ended, Spawn, Spawned, anchor, reap, spawn};
+use shard_runtime::process::{Ended, Spawn, Spawned, anchor, ended_child, reap, spawn};
+use std::fs::Metadata;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,6 +119,8 @@ pub fn take_over() {
 /// How long a helper may take to end. It has nothing to do but to kill and reap.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a zygote's word of a child may be under way.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
 /// How long what was printed last may take to be taken.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -182,13 +186,22 @@ fn find() -> Result<PathBuf, LauncherError> {
     if let Some(path) = env::var_os("PATH") {
         places.extend(env::split_paths(&path).map(|folder| folder.join("shardctl")));
     }
-    match places.iter().find(|place| place.is_file()) {
+    match places.iter().find(|place| is_ours(place)) {
         Some(place) => Ok(place.clone()),
         None => {
             let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
             Err(LauncherError::NotFound { looked: looked.join(", ") })
         }
     }
+}
+
+/// Whether nobody but this user, root, or a group that they have chosen can have put a program there.
+fn is_ours(program: &Path) -> bool {
+    let (own, root) = (rustix::process::geteuid().as_raw(), 0);
+    let trusted = |about: &Metadata| [own, root].contains(&about.uid()) && about.mode() & 0o002 == 0;
+    let folder = program.parent().and_then(|folder| folder.metadata().ok());
+    let file = program.metadata().ok().filter(Metadata::is_file);
+    folder.is_some_and(|about| trusted(&about)) && file.is_some_and(|about| trusted(&about))
 }
 
 /// A child of the helper.
@@ -224,13 +237,14 @@ fn attend(socket: &ControlSocket, shards: &mut Vec<Shard>, kept: &mut Kept) -> R
         for at in ended.shards.into_iter().rev() {
             report(socket, shards.swap_remove(at));
         }
+        kept.reap_strays(shards);
         if !ended.socket {
             continue;
         }
         match socket.receive::<ToLauncher>(&mut packet)? {
             (ToLauncher::Launch(launch), fds) => shards.extend(start(socket, &launch, fds, kept)?),
             (ToLauncher::Adopt { process }, fds) => {
-                let adopted = adopt(shards, fds);
+                let adopted = adopt(shards, &kept.jails, fds);
                 shards.extend(answer(socket, process, adopted)?);
             }
             (ToLauncher::Kill { process }, _) => {
@@ -270,9 +284,32 @@ struct Kept {
     jails: Vec<Jail>,
     runtimes: Vec<OciRuntime>,
     relay: Option<Relay>,
+    /// A child that has ended and that nobody has told of, and since when it is known.
+    stray: Option<(u32, Instant)>,
 }
 
 impl Kept {
+    /// Reaps children that have ended and that nobody has told of: what a zygote has forked and not given away, because it
+    /// died, or never meant to. One that is about to be adopted gets the time for it.
+    fn reap_strays(&mut self, shards: &[Shard]) {
+        while let Some(pid) = ended_child().filter(|pid| !is_known(*pid, shards, &self.jails)) {
+            match self.stray {
+                Some((known, since)) if known == pid => {
+                    if since.elapsed() < ADOPTED_WITHIN {
+                        return;
+                    }
+                    let Some(number) = Pid::from_raw(pid as i32) else { return };
+                    let _ = waitid(WaitId::Pid(number), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+                    self.stray = None;
+                }
+                _ => {
+                    self.stray = Some((pid, Instant::now()));
+                    return;
+                }
+            }
+        }
+    }
+
     /// Where a new process prints to.
     fn output(&mut self, quiet: bool) -> io::Result<Option<[OwnedFd; 2]>> {
         if quiet {
@@ -409,15 +446,21 @@ fn has_ended(process: &Spawned) -> bool {
 
 /// Takes a child that a zygote has forked. What it is comes from a process that is not trusted, so it counts only if it
 /// is a child of this process, and none that is known already.
-fn adopt(shards: &[Shard], fds: Vec<OwnedFd>) -> io::Result<Started> {
+fn adopt(shards: &[Shard], jails: &[Jail], fds: Vec<OwnedFd>) -> io::Result<Started> {
     let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
     let pid = pid_of(&pidfd)?;
-    if shards.iter().any(|shard| shard.process.pid == pid) {
+    if is_known(pid, shards, jails) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     Ok(Started { process: Spawned { pid, pidfd, absent: Vec::new() }, outside: 0 })
+}
+
+/// Whether a child of this process is one that it has started itself, or has adopted.
+fn is_known(pid: u32, shards: &[Shard], jails: &[Jail]) -> bool {
+    let anchors = jails.iter().filter_map(|jail| jail.anchor.as_ref());
+    shards.iter().map(|shard| &shard.process).chain(anchors).any(|process| process.pid == pid)
 }
 
 /// The number of a pidfd's process; it stays the process's own as long as nobody reaps it.

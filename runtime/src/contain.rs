@@ -17,10 +17,13 @@
 //! the container has the control socket and standard streams, and no other descriptor of the helper's.
 
 use crate::control::CONTROL_FD;
+use crate::isolation::set_attributes;
 use crate::process::{
     Image, Spawned, clone, close_at_exec, die_with, high, high_output, pipe, put, reap, reset_signals,
 };
-use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, SealFlags, makedev, mkdir, mknodat, open};
+use rustix::fs::{
+    CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, makedev, mkdir, mknodat, open, openat2,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{
@@ -195,14 +198,16 @@ fn become_runtime(prepared: &Prepared<'_>) -> Result<Infallible, Errno> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(c"proc", c"/proc", c"proc", flags, None)?;
     // What is shown in it may be below the place that it hides.
-    let path = OFlags::PATH | OFlags::CLOEXEC;
-    let shown = [&prepared.bundle, &prepared.rootfs].map(|file| open(file, path, Mode::empty()));
+    let shown = [&prepared.bundle, &prepared.rootfs].map(|file| open_as_named(file));
     // Device nodes work in it, for the one below.
     mount(c"tmpfs", PLACE, c"tmpfs", MountFlags::NOSUID, c"mode=755,size=1m")?;
     for (shown, place) in shown.into_iter().zip([c"/dev/shm/bundle", c"/dev/shm/rootfs"]) {
         mkdir(place, Mode::from_raw_mode(0o755))?;
         fchdir(shown?)?;
         mount_bind(c".", place)?;
+        // What stands in it is its maker's word. A kernel before 5.12 believes it.
+        let place = open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let _ = set_attributes(place.as_fd(), libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID, 0);
     }
     chdir(c"/")?;
     // Runtimes refuse a host that has both versions of control groups; a container has none of its own. The second one is
@@ -222,6 +227,16 @@ fn become_runtime(prepared: &Prepared<'_>) -> Result<Infallible, Errno> {
     put(&prepared.control, CONTROL_FD)?;
     close_at_exec(CONTROL_FD + 1)?;
     Err(prepared.image.exec(prepared.copy))
+}
+
+/// Opens a folder whose name was looked up before: no link on the way is followed, for its owner may have put one there.
+fn open_as_named(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6.
+        Err(Errno::NOSYS) => open(path, flags, Mode::empty()),
+        opened => opened,
+    }
 }
 
 /// Writes a text that is taken whole or not at all.

@@ -630,6 +630,19 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
     }
 }
 
+/// The number of a child of this process that has ended and was not reaped, if there is one. It stays the child's until it
+/// is reaped.
+pub fn ended_child() -> Option<u32> {
+    // SAFETY: a structure of numbers, for which zero is a value.
+    let mut about: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the structure outlives the call, which fills it in or leaves it as it is.
+    let looked = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut about, how) };
+    // SAFETY: the kernel fills this field in for a child, and zero says that there is none.
+    let pid = if looked == 0 { unsafe { about.si_pid() } } else { 0 };
+    (pid > 0).then_some(pid as u32)
+}
+
 /// Which of the two processes this is, after a fork.
 pub enum Forked {
     /// The new one.

@@ -8,9 +8,10 @@
 
 use super::refusal::Refusals;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -36,7 +37,8 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes a folder and locks it.
     pub(super) fn make(path: PathBuf) -> io::Result<Self> {
-        fs::create_dir(&path)?;
+        // Who can open a folder can lock it, and what is locked is taken for a living composer's.
+        DirBuilder::new().mode(0o700).create(&path)?;
         let lock = lock(&path).inspect_err(|_| {
             let _ = fs::remove_dir(&path);
         })?;

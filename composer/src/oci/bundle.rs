@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use shard_runtime::contain::{PROCESSES_BESIDE, ROOTFS};
 use shard_runtime::control::{CONTROL_ENV, PROTOCOL_VERSION};
 use shardkit::application::Program;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Who root of a container is outside, if the composer is root: the user and the group that own nothing.
@@ -67,13 +69,16 @@ pub(crate) fn prepare(
     cache: &Cache,
 ) -> Result<Container, OciError> {
     let run = if is_bundle(image) { of_bundle(image)? } else { of_image(image, cache)? };
-    let rootfs = run.rootfs.clone();
+    // At each launch no link is followed any more: what is found now is what is run.
+    let rootfs = run.rootfs.canonicalize().map_err(OciError::io(&run.rootfs))?;
     let config = spec(run, program, processes).and_then(|spec| Ok(serde_json::to_string(&spec)?));
     let config = config.map_err(|error| match error {
         Error::Oci(error) => error,
         error => OciError::document("config.json", error),
     })?;
-    let place = ContainerPlace { bundle: cache.bundle(&config)?, rootfs };
+    let bundle = cache.bundle(&config)?;
+    let bundle = bundle.canonicalize().map_err(OciError::io(&bundle))?;
+    let place = ContainerPlace { bundle, rootfs };
     Ok(Container { runtime: runtime.path().to_owned(), arguments: runtime.arguments(), place })
 }
 
@@ -83,7 +88,16 @@ fn is_bundle(image: &Path) -> bool {
 
 fn of_bundle(bundle: &Path) -> Result<Run, OciError> {
     let file = bundle.join("config.json");
-    let spec = Spec::load(&file).map_err(|error| OciError::document("config.json", error))?;
+    let max = Limits::default().document_bytes;
+    let opened = File::open(&file).map_err(OciError::io(&file))?;
+    let mut text = Vec::new();
+    opened.take(max + 1).read_to_end(&mut text).map_err(OciError::io(&file))?;
+    if text.len() as u64 > max {
+        let (what, limit) = ("bytes of config.json", "Limits::document_bytes");
+        return Err(OciError::TooLarge { what, max, limit });
+    }
+    let spec: Spec =
+        serde_json::from_slice(&text).map_err(|error| OciError::document("config.json", error))?;
     let root = spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path().as_path());
     // What is above it is none of its business.
     let rootfs = bundle.join(parts(root)?.iter().collect::<PathBuf>());

@@ -263,7 +263,7 @@ fn mount_proc() -> Result<(), Errno> {
 }
 
 /// Adds attributes to a mount, and with `AT_RECURSIVE` to all below it.
-fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: i32) -> Result<(), Errno> {
+pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: i32) -> Result<(), Errno> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the path is empty and ends, the structure is as large as said, and both outlive the call.
     let done = unsafe {

@@ -17,7 +17,7 @@ mod landlock;
 mod probe;
 mod root;
 
-pub(crate) use enter::{Enter, FIRST_FD, Fork, Identity, Outcome};
+pub(crate) use enter::{Enter, FIRST_FD, Fork, Identity, Outcome, set_attributes};
 pub use filter::{is_syscall, syscall_names};
 pub use probe::{Probed, probe};
 
