@@ -196,6 +196,23 @@ fn a_shard_that_its_rate_holds_back_sleeps_with_rdma_too() {
 }
 
 #[test]
+fn a_link_that_stays_down_holds_up_none_of_the_others() {
+    let [mut left, mut right] = linked([RemoteKind::Tcp; 3]);
+    left.remote.set_rate(Rate::from_bits_per_s(RATE));
+    let (mut sent, mut came) = ([0; 3], Came::default());
+    fill(&mut left, &mut sent);
+    right.remote.detach(LINKS[1]);
+    left.remote.break_off(LINKS[1]);
+    let start = Instant::now();
+    while came.messages[0] < 3_000 || came.messages[2] < 50 {
+        fill(&mut left, &mut sent);
+        receive(&mut right, &mut came);
+        assert!(start.elapsed() < PATIENCE, "only {:?} came", came.messages);
+    }
+    assert!(!left.downs.is_empty() && left.ups == 3);
+}
+
+#[test]
 fn an_answer_comes_while_the_other_way_is_held() {
     let [mut left, mut right] = linked([RemoteKind::Tcp; 3]);
     // A byte a second: what is in line now stays there.
