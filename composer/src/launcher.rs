@@ -121,6 +121,8 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a zygote's word of a child may be under way.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether that time is over.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How long what was printed last may take to be taken.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -233,7 +235,7 @@ fn serve() -> Result<(), ControlError> {
 fn attend(socket: &ControlSocket, shards: &mut Vec<Shard>, kept: &mut Kept) -> Result<(), ControlError> {
     let mut packet = Packet::new();
     loop {
-        let ended = wait(socket, shards)?;
+        let ended = wait(socket, shards, kept.stray.map(|_| LOOK_AGAIN))?;
         for at in ended.shards.into_iter().rev() {
             report(socket, shards.swap_remove(at));
         }
@@ -262,12 +264,12 @@ struct Ready {
     shards: Vec<usize>,
 }
 
-/// Waits for a word of the composer or the end of a shard.
-fn wait(socket: &ControlSocket, shards: &[Shard]) -> io::Result<Ready> {
+/// Waits for a word of the composer or the end of a shard, or for so long.
+fn wait(socket: &ControlSocket, shards: &[Shard], within: Option<Timespec>) -> io::Result<Ready> {
     let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
     fds.extend(shards.iter().map(|shard| PollFd::new(&shard.process.pidfd, PollFlags::IN)));
     loop {
-        match poll(&mut fds, None) {
+        match poll(&mut fds, within.as_ref()) {
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -42,6 +42,9 @@ impl Misfit {
         if way == "stuck" && is_zygote {
             forever();
         }
+        if way == "stray" && is_zygote {
+            leave_stray();
+        }
         if way == "threads" {
             std::thread::spawn(|| forever());
         }
@@ -145,6 +148,17 @@ fn main() -> Result<()> {
 fn forever() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// Forks a sibling as zygotes do, which ends at once, and tells nobody.
+fn leave_stray() {
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_NEWUSER | libc::CLONE_NEWPID;
+    let mut pidfd = -1;
+    // SAFETY: as fork(2); the child ends at once.
+    if unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) } == 0 {
+        // SAFETY: it ends the child.
+        unsafe { libc::_exit(0) }
     }
 }
 
