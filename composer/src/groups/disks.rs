@@ -31,7 +31,7 @@ impl Disks {
         for path in paths {
             // What is not there is not read, and what is memory is on no disk.
             let Ok(about) = statfs(path) else { continue };
-            if about.f_type as i64 == TMPFS {
+            if about.f_type == TMPFS {
                 continue;
             }
             match disk_of(path) {
