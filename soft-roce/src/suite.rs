@@ -21,7 +21,7 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 15] = [
+const CASES: [(&str, Layout, Run); 16] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
     ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
@@ -48,6 +48,7 @@ const CASES: [(&str, Layout, Run); 15] = [
     ("isolation_of_native_shards", Layout::Single, |suite, guests| {
         suite.plain_tests(&guests[0], "isolation", "", "required", "")
     }),
+    ("isolation_with_rdma", Layout::Single, |suite, guests| suite.tests(&guests[0], "isolation_rdma")),
     ("isolation_and_tiers", Layout::Single, |suite, guests| {
         suite.plain_tests(&guests[0], "tiers", "", "required", "")
     }),
@@ -119,7 +120,7 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
         .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
         .args(["--test", "rdma_links", "--test", "mixed_links"])
-        .args(["--test", "groups", "--test", "isolation", "--test", "tiers"])
+        .args(["--test", "groups", "--test", "isolation", "--test", "isolation_rdma", "--test", "tiers"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;
