@@ -10,7 +10,7 @@
 //!   [`memory`].
 //! - [`plan`]: who is measured beside whom; [`run`]: rounds, ratios and medians; [`report`]: tables and JSON;
 //!   [`machine`]: where and when.
-//! - [`launch`]: what it takes to start a shard, isolated or not.
+//! - [`launch`]: what it takes to start a shard, isolated or not; [`isolation`]: what that costs a message afterwards.
 //! - [`far`]: the other end, in a process of its own on another of the [`cores`], which a [`control`] socket steers.
 
 #![deny(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod control;
 pub mod cores;
 pub mod error;
 pub mod far;
+pub mod isolation;
 pub mod launch;
 pub mod machine;
 pub mod memory;

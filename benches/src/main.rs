@@ -9,7 +9,7 @@ use shard_bench::machine::Timer;
 use shard_bench::peer::LIMIT;
 use shard_bench::plan::{self, Selection};
 use shard_bench::run::Runner;
-use shard_bench::{far, launch, machine, peers, report};
+use shard_bench::{far, isolation, launch, machine, peers, report};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,15 @@ enum Command {
         #[arg(long, default_value_t = 300)]
         rounds: usize,
     },
+    /// What isolation and control groups cost a message between two shards
+    Isolation {
+        /// So many rounds
+        #[arg(long, default_value_t = 25)]
+        rounds: usize,
+    },
+    /// A shard of that measurement
+    #[command(name = isolation::SUBCOMMAND, hide = true)]
+    IsolatedShard,
     /// A process that is started to be measured
     #[command(name = launch::SUBCOMMAND, hide = true)]
     Launched,
@@ -66,9 +75,13 @@ struct Local {
 }
 
 fn main() -> ExitCode {
+    // It is the launch helper of the composer that one measurement holds.
+    shard_composer::take_over();
     let result = match Cli::parse().command {
         Command::Local(options) => local(options),
         Command::Launch { rounds } => launch::run(rounds).map_err(Error::system("start a process")),
+        Command::Isolation { rounds } => isolation::run(rounds),
+        Command::IsolatedShard => isolation::shard(),
         Command::Launched => launch::launched().map_err(Error::system("say the first word")),
         Command::FarEnd { core } => far::process_main(core),
     };

@@ -197,6 +197,11 @@ impl Embed {
         std::mem::take(&mut self.lock().broken)
     }
 
+    /// How many messages were refused since this was last asked, by the link on which they came.
+    pub(crate) fn take_refused(&self) -> Vec<(LinkId, u64)> {
+        self.lock().endpoint.take_refused()
+    }
+
     pub(crate) fn send<T: Wire, R: Wire>(
         &self,
         port: &Out<T, R>,

@@ -65,6 +65,55 @@ pub(crate) enum Slow {
     ShutDown,
 }
 
+/// So many frames a shard may send that nobody asked for (it may end sessions, and tell of handlers that fail), and so
+/// many again each second.
+const UNASKED_MAX: u32 = 2_048;
+/// So many it may send for each session that it is asked to open or close: its answer, and that the session is to end.
+const ANSWERS: u32 = 2;
+/// Of so many lines that a shard has a say in, one is written each second.
+const LINES_MAX: u32 = 16;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// How much a shard may say over its control link, so that it can neither keep the others from the hub nor fill the log.
+#[derive(Clone, Copy, Default)]
+struct Allowance {
+    frames: u32,
+    lines: u32,
+    since_ns: u64,
+    /// It has broken the protocol: what else it said is not listened to.
+    deaf: bool,
+}
+
+impl Allowance {
+    fn refill(&mut self) {
+        let now_ns = clock::now_ns();
+        if now_ns.saturating_sub(self.since_ns) >= SECOND_NS {
+            let deaf = self.deaf;
+            *self = Self { frames: UNASKED_MAX.max(self.frames), lines: LINES_MAX, since_ns: now_ns, deaf };
+        }
+    }
+
+    /// One frame less.
+    fn take_frame(&mut self) -> bool {
+        if self.frames == 0 {
+            self.refill();
+        }
+        let left = self.frames.checked_sub(1);
+        self.frames = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// One line of the log less.
+    fn take_line(&mut self) -> bool {
+        if self.lines == 0 {
+            self.refill();
+        }
+        let left = self.lines.checked_sub(1);
+        self.lines = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 /// What came over a control link.
 struct Ack {
     link: LinkId,
@@ -104,6 +153,8 @@ pub(crate) struct Hub {
     outbox: Outbox,
     /// Whose control link it is.
     owners: Vec<Option<ShardId>>,
+    /// How much each may still say over it.
+    allowances: Vec<Allowance>,
     links: HashMap<ShardId, LinkId>,
     answers: HashMap<RequestId, Result<Ready, Refusal>>,
     endings: HashMap<SessionId, Ending>,
@@ -144,6 +195,7 @@ impl Hub {
             inbox: Inbox::new(bell),
             outbox: Outbox::new(),
             owners: vec![None; LINKS_MAX],
+            allowances: vec![Allowance::default(); LINKS_MAX],
             links: HashMap::new(),
             answers: HashMap::new(),
             endings: HashMap::new(),
@@ -176,6 +228,7 @@ impl Hub {
     pub(crate) fn reserve_link(&mut self, shard: ShardId) -> Option<LinkId> {
         let at = self.owners.iter().position(Option::is_none)?;
         self.owners[at] = Some(shard);
+        self.allowances[at] = Allowance::default();
         Some(LinkId(at as u16))
     }
 
@@ -285,7 +338,14 @@ impl Hub {
                 self.news = true;
             }
             Effect::SessionLost { session, reason } => {
-                tracing::warn!(%session, %reason, "session lost");
+                let of = match &reason {
+                    Loss::ShardLost { shard, component, .. } | Loss::Drained { shard, component } => {
+                        Some((tracing::field::display(shard), component.to_string()))
+                    }
+                    Loss::Idle | Loss::ShuttingDown => None,
+                };
+                let (shard, component) = of.unzip();
+                tracing::warn!(%session, shard, component, %reason, "session lost");
                 self.session_over(session, Ending::Lost(reason));
             }
             Effect::SessionClosed { session } => {
@@ -329,16 +389,23 @@ impl Hub {
         let routes = self.core.routes(session, shard).map(|route| (route.component, at_shard(route.link)));
         let mut payload = std::mem::take(&mut self.payload);
         Open::encode(composition, routes, &mut payload);
-        self.inbox.expect(link);
+        self.expect(link);
         self.send(link, Verb::Open, session, &payload);
         self.payload = payload;
     }
 
     fn close(&mut self, session: SessionId, shard: ShardId) {
         if let Some(link) = self.links.get(&shard).copied() {
-            self.inbox.expect(link);
+            self.expect(link);
             self.send(link, Verb::Close, session, &[]);
         }
+    }
+
+    /// A shard is about to be asked something.
+    fn expect(&mut self, link: LinkId) {
+        let allowance = &mut self.allowances[usize::from(link.0)];
+        allowance.frames = allowance.frames.saturating_add(ANSWERS);
+        self.inbox.expect(link);
     }
 
     fn send(&mut self, link: LinkId, verb: Verb, session: SessionId, payload: &[u8]) {
@@ -373,44 +440,83 @@ impl Hub {
             }
         }
         for (link, error) in acks.broken.drain(..) {
-            let Some(shard) = self.owners[usize::from(link.0)] else { continue };
-            tracing::error!(%shard, %link, %error, "control link broken");
-            self.outbox.detach(link);
-            self.handle(Event::ShardHung { shard });
+            if let Some(shard) = self.owners[usize::from(link.0)] {
+                self.break_off(shard, link, error.to_string());
+            }
         }
         self.acks = acks;
     }
 
+    /// Listens to a shard no more that has broken the rules of its control link, and has it killed.
+    fn break_off(&mut self, shard: ShardId, link: LinkId, error: String) {
+        if std::mem::replace(&mut self.allowances[usize::from(link.0)].deaf, true) {
+            return;
+        }
+        tracing::error!(%shard, component = self.component_of(shard), %link, error, "control link broken");
+        self.inbox.detach(link);
+        self.outbox.detach(link);
+        let _ = self.slow.send(Slow::Fault { shard, fault: format!("broke its control link: {error}") });
+        self.shell_due = true;
+        self.handle(Event::BrokeProtocol { shard });
+    }
+
+    fn component_of(&self, shard: ShardId) -> String {
+        let view = self.core.shard(shard);
+        view.map(|view| self.application.component(view.component).name.clone()).unwrap_or_default()
+    }
+
     fn take_ack(&mut self, shard: ShardId, ack: Ack) {
         let session = ack.session;
+        let allowance = &mut self.allowances[usize::from(ack.link.0)];
+        if allowance.deaf {
+            return;
+        }
+        if !allowance.take_frame() {
+            let what = format!("it says more than {UNASKED_MAX} things a second that nobody asked for");
+            return self.break_off(shard, ack.link, what);
+        }
         match ack.verb {
             Some(Verb::Opened) => self.handle(Event::Opened { session, shard }),
             Some(Verb::Closed) => self.handle(Event::Closed { session, shard }),
             Some(Verb::ScrubFailed) => {
-                tracing::error!(%session, %shard, reason = ack.text, "scrub failed; the shard is not used again");
+                let component = self.component_of(shard);
+                tracing::error!(
+                    %session, %shard, component, reason = ack.text, "scrub failed; the shard is not used again"
+                );
                 let _ = self.slow.send(Slow::Fault { shard, fault: format!("scrub failed: {}", ack.text) });
                 self.handle(Event::ScrubFailed { session, shard });
             }
             Some(Verb::OpenRefused) => {
-                tracing::warn!(%session, %shard, reason = ack.text, "shard refused the session");
+                if allowance.take_line() {
+                    let (component, reason) = (self.component_of(shard), ack.text);
+                    tracing::warn!(%session, %shard, component, reason, "shard refused the session");
+                }
                 self.handle(Event::OpenRefused { session, shard });
             }
-            Some(Verb::End) => self.end_by_shard(session, shard, ack.text),
-            _ => tracing::warn!(%shard, %session, "shard sent something that is no acknowledgement"),
+            Some(Verb::End) => self.end_by_shard(session, shard, ack),
+            _ => {
+                let what = format!("it sent {:?}, which only a composer or a partner says", ack.verb);
+                self.break_off(shard, ack.link, what);
+            }
         }
     }
 
     /// A shard wants the end of a session. Only of one that it is in: its word counts for no other.
-    fn end_by_shard(&mut self, session: SessionId, shard: ShardId, reason: String) {
-        let component =
-            self.core.shard(shard).map(|view| self.application.component(view.component).name.clone());
-        let component = component.unwrap_or_default();
+    fn end_by_shard(&mut self, session: SessionId, shard: ShardId, ack: Ack) {
+        let (component, reason) = (self.component_of(shard), ack.text);
+        let told = self.allowances[usize::from(ack.link.0)].take_line();
         if session.is_none() {
-            return tracing::warn!(%shard, component, reason, "handler failed");
+            if told {
+                tracing::warn!(%shard, component, reason, "handler failed");
+            }
+            return;
         }
         let member = self.core.session(session).is_some_and(|view| view.shards().any(|id| id == shard));
         if !member {
-            return tracing::warn!(%shard, component, %session, "shard tried to end a session that is not its own");
+            if told {
+                tracing::warn!(%shard, component, %session, "shard tried to end a session that is not its own");
+            }
+            return;
         }
         tracing::info!(%session, %shard, component, reason, "session ended by shard");
         self.session_over(session, Ending::ByShard { shard, component, reason });

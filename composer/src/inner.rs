@@ -21,6 +21,9 @@ const SPIN_NS: u64 = 3_000;
 /// How often a polling thread tries to take the hub before it sleeps until it is free.
 const AGAIN: u32 = 64;
 
+/// Whoever gives the hub back has taken so many rounds of what came before, at the most.
+const ROUNDS_MAX: usize = 64;
+
 /// A shard's statistics page: mapped, and as a descriptor that can only be read.
 pub(crate) struct Page {
     pub(crate) reader: Arc<StatsReader>,
@@ -115,8 +118,8 @@ impl Inner {
     /// them.
     pub(crate) fn unlock(&self, mut hub: MutexGuard<'_, Hub>) {
         // Whoever polls comes back at once: armed links would only wake the clerk for what is taken anyway.
-        while hub.pollers == 0 && !hub.rest() {
-            hub.poll();
+        if hub.pollers == 0 {
+            Self::settle(&mut hub);
         }
         let news = std::mem::take(&mut hub.news) && hub.waiters > 0;
         let sleepers = hub.take_sleepers();
@@ -125,6 +128,18 @@ impl Inner {
         if news {
             self.news.notify_all();
         }
+    }
+
+    /// Arms the hub's links. A shard that never stops talking keeps nobody from the lock: what it still says the clerk
+    /// takes, who comes at once.
+    fn settle(hub: &mut Hub) {
+        for _ in 0..ROUNDS_MAX {
+            if hub.rest() {
+                return;
+            }
+            hub.poll();
+        }
+        hub.ringer().call_in();
     }
 
     /// Wakes the shards that were rung. The hub is given back meanwhile, if there are any.
@@ -180,9 +195,7 @@ impl Inner {
     /// Gives the hub back, waits for news, at most `timeout`, and takes it again.
     fn wait_for_news<'a>(&'a self, mut hub: MutexGuard<'a, Hub>, timeout: Duration) -> MutexGuard<'a, Hub> {
         // The links are armed even if others poll: they may stop before this one's answer comes.
-        while !hub.rest() {
-            hub.poll();
-        }
+        Self::settle(&mut hub);
         if let Some(mut sleepers) = hub.take_sleepers() {
             drop(hub);
             sleepers.wake();

@@ -15,7 +15,7 @@ mod sources;
 mod wires;
 
 use crate::affinity::confine;
-use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireId};
+use crate::core::{Effect, End, Event, Exit, KillReason, Tier, Why, WireId};
 use crate::freezer::Freezer;
 use crate::groups::{Groups, Limits};
 use crate::history::History;
@@ -29,6 +29,7 @@ use crate::oci::Container;
 use crate::processes::{Process, ProcessId, Processes, Role, What};
 use crate::realtime::Realtime;
 use crate::resources::{Grant, Shortage};
+use crate::said::said;
 use crate::scaler::Scaler;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -83,6 +84,10 @@ struct Shard {
     polls: bool,
     /// Watches its load, while it has sessions.
     gauge: Option<Gauge>,
+    /// How many messages it has refused, as far as that was told.
+    refused: u64,
+    /// For so many looks in a row it has flooded the embedder with what is refused.
+    floods: u32,
 }
 
 /// See the head of this file.
@@ -115,6 +120,8 @@ pub(crate) struct Shell {
     /// Whether shards of some component may hold several sessions, and when their loads are looked at next.
     has_shared_shards: bool,
     loads_due_ns: u64,
+    /// When it is told next what was refused.
+    refusals_due_ns: u64,
     /// Where the scaler's memory is kept.
     history: Option<History>,
     told_absent: HashSet<Absent>,
@@ -178,6 +185,7 @@ impl Shell {
             has_idle_timeouts,
             has_shared_shards,
             loads_due_ns: 0,
+            refusals_due_ns: 0,
             history,
             told_absent: HashSet::new(),
             realtime: Realtime::default(),
@@ -243,6 +251,7 @@ impl Shell {
         self.look_at_bin();
         self.look_for_idle_sessions();
         self.look_at_loads();
+        self.look_at_refusals();
         let due = self.inner.lock().core.next_deadline().is_some_and(|at| at <= clock::now_ns());
         if due {
             self.tell(Event::Tick);
@@ -308,7 +317,7 @@ impl Shell {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { shard, component } => self.launch(shard, component),
+            Effect::Launch { shard, component, why } => self.launch(shard, component, why),
             Effect::Wire { wire, caller, callee } => self.wire(wire, [caller, callee]),
             Effect::Unwire { wire, at } => self.unwire(wire, at),
             Effect::Stop { shard } => self.stop(shard),
@@ -322,7 +331,9 @@ impl Shell {
 
     // Launching.
 
-    fn launch(&mut self, shard: ShardId, component: ComponentId) {
+    fn launch(&mut self, shard: ShardId, component: ComponentId, why: Why) {
+        let name = &self.inner.application.component(component).name;
+        tracing::info!(%shard, component = name, reason = %why, "shard is launched");
         if let Err(error) = self.try_launch(shard, component) {
             self.not_launched(shard, component, &error);
         }
@@ -337,9 +348,7 @@ impl Shell {
 
     /// Makes what a shard needs, gets it its part of the host, and a process.
     fn try_launch(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
-        let spec = self.inner.application.component(component);
         let link = self.inner.lock().reserve_link(shard).ok_or(LaunchError::NoLink)?;
-        tracing::debug!(%shard, component = spec.name, "launching");
         let entry = Shard {
             component,
             process: None,
@@ -353,6 +362,8 @@ impl Shell {
             launched_ns: clock::now_ns(),
             polls: true,
             gauge: None,
+            refused: 0,
+            floods: 0,
         };
         self.shards.insert(shard, entry);
         match self.give_room(shard, component) {
@@ -439,6 +450,18 @@ impl Shell {
     fn launched(&self, shard: ShardId, process: ProcessId) {
         let pid = self.processes.get(process).map_or(0, |process| process.pid);
         let from = self.shards.get(&shard).map_or(Tier::Cold, |entry| entry.from);
+        let Limits { memory_bytes, processes, weight, cores, rdma, disks, beside: _ } =
+            self.limits(Role::Shard(shard));
+        let held_by = self.processes.groups.holding(process);
+        let component = self.name(shard);
+        let isolated = self
+            .shards
+            .get(&shard)
+            .is_some_and(|entry| self.inner.application.component(entry.component).isolation.is_some());
+        tracing::info!(
+            %shard, component, pid, %from, isolated, memory_bytes, processes, weight, ?cores, ?rdma,
+            ?disks, ?held_by, "shard has its process and its limits"
+        );
         self.tell(Event::Launched { shard, pid, from });
     }
 
@@ -615,11 +638,16 @@ impl Shell {
     fn look_at_groups(&mut self) {
         for id in self.processes.groups.take_full() {
             let limit = self.processes.groups.stopped(id).map_or(0, |stopped| stopped.processes);
-            tracing::warn!(
-                who = self.who(id),
-                limit,
-                "has as many processes as it may (pids.max); more are refused"
-            );
+            self.warn(id, |of| {
+                tracing::warn!(
+                    who = of.who,
+                    shard = of.shard,
+                    component = of.component,
+                    sessions = of.sessions,
+                    limit,
+                    "has as many processes as it may (pids.max); more are refused"
+                );
+            });
             self.note_fault(id, format!("it has reached its number of processes and threads, {limit}"));
         }
     }
@@ -629,25 +657,44 @@ impl Shell {
         let Some(stopped) = self.processes.groups.stopped(id) else { return how };
         if stopped.forks_refused > 0 {
             let (limit, refused) = (stopped.processes, stopped.forks_refused);
-            tracing::warn!(who = self.who(id), limit, refused, "forks were refused (pids.max)");
+            self.warn(id, |of| {
+                tracing::warn!(
+                    who = of.who,
+                    shard = of.shard,
+                    component = of.component,
+                    sessions = of.sessions,
+                    limit,
+                    refused,
+                    "forks were refused (pids.max)"
+                );
+            });
         }
         if stopped.left > 0 {
-            tracing::warn!(
-                who = self.who(id),
-                left = stopped.left,
-                "has left processes behind; they are killed"
-            );
+            self.warn(id, |of| {
+                tracing::warn!(
+                    who = of.who,
+                    shard = of.shard,
+                    component = of.component,
+                    left = stopped.left,
+                    "has left processes behind; they are killed"
+                );
+            });
         }
         if stopped.killed == 0 || stopped.memory_bytes == 0 {
             return how;
         }
         let max_bytes = stopped.memory_bytes;
-        tracing::warn!(
-            who = self.who(id),
-            max_bytes,
-            killed = stopped.killed,
-            "used more memory than it may (memory.max); the kernel has killed it"
-        );
+        self.warn(id, |of| {
+            tracing::warn!(
+                who = of.who,
+                shard = of.shard,
+                component = of.component,
+                sessions = of.sessions,
+                max_bytes,
+                killed = stopped.killed,
+                "used more memory than it may (memory.max); the kernel has killed it"
+            );
+        });
         if how != Exit::Signal(Signal::KILL.as_raw()) {
             return how;
         }
@@ -666,13 +713,11 @@ impl Shell {
                 // Whoever has the other end is the zygote, not the shard: its own end says more.
                 Err(ControlError::Closed) if self.sources.owed(id) => return self.processes.turn_away(id),
                 Err(error) => {
-                    if !matches!(error, ControlError::Closed) {
-                        let who = self.who(id);
-                        tracing::error!(who, %error, "process is killed");
-                        self.note_fault(id, error.to_string());
+                    if matches!(error, ControlError::Closed) {
+                        self.hung_up(id);
+                    } else {
+                        self.condemn(id, &error.to_string());
                     }
-                    // One that exits does not feel it; one that hung up and lives on ends.
-                    self.processes.kill(id);
                     // Its end is told by the helper, who knows how it ended.
                     self.processes.turn_away(id);
                     return;
@@ -681,9 +726,14 @@ impl Shell {
         }
     }
 
-    /// Gives a message to whom its sender is; descriptors that come with it are closed, unless it is a zygote's.
+    /// Gives a message to whom its sender is. Only one of a zygote's comes with a descriptor.
     fn heard(&mut self, id: ProcessId, message: FromShard, fds: Vec<OwnedFd>) {
         let Some(role) = self.processes.get(id).map(|process| process.role) else { return };
+        let owed = matches!((role, &message), (Role::Zygote(_), FromShard::Forked { .. }));
+        if !fds.is_empty() && !owed {
+            self.condemn(id, &format!("{} descriptors came with a message that has none", fds.len()));
+            return self.processes.turn_away(id);
+        }
         if let FromShard::Hello { version, pid } = message {
             if version != PROTOCOL_VERSION {
                 return self.refuse_version(id, version);
@@ -698,16 +748,9 @@ impl Shell {
     }
 
     fn refuse_version(&mut self, id: ProcessId, version: u32) {
-        tracing::error!(
-            who = self.who(id),
-            version,
-            expected = PROTOCOL_VERSION,
-            "the process speaks another version of the protocol and is killed; build it with this release of shardkit"
-        );
-        self.note_fault(id, format!(
+        self.condemn(id, &format!(
             "speaks protocol version {version}, the composer {PROTOCOL_VERSION}; build it with this release of shardkit"
         ));
-        self.processes.kill(id);
     }
 
     fn heard_shard(&mut self, shard: ShardId, process: ProcessId, message: FromShard) {
@@ -715,8 +758,10 @@ impl Shell {
         match message {
             FromShard::Hello { .. } => {
                 if let Err(error) = self.welcome(shard) {
-                    tracing::error!(%shard, component, %error, "the shard could not be welcomed and is killed");
-                    self.processes.kill(process);
+                    if matches!(error, LaunchError::Control(ControlError::Closed)) {
+                        return self.hung_up(process);
+                    }
+                    self.condemn(process, &format!("it could not be welcomed: {error}"));
                 }
             }
             FromShard::Ready => {
@@ -724,16 +769,18 @@ impl Shell {
             }
             FromShard::Wired { link } => self.wired_at(shard, link),
             FromShard::Broken { link, error } => {
-                tracing::error!(%shard, component, %link, error, "link broken");
-                self.break_link(shard, link, error);
+                // Its first is the composer's, which sees by itself when it is broken.
+                if let Some(link) = link.0.checked_sub(1) {
+                    self.break_link(End::Shard(shard), LinkId(link), &said(&error));
+                }
             }
             FromShard::Failed { reason } => {
+                let reason = said(&reason);
                 tracing::error!(%shard, component, reason, "shard failed");
                 self.inner.note_fault(shard, reason);
             }
             FromShard::Forked { .. } | FromShard::NotForked { .. } => {
-                tracing::error!(%shard, component, "the shard said what only a zygote can say and is killed");
-                self.processes.kill(process);
+                self.condemn(process, "a shard said what only a zygote can say");
             }
         }
     }
@@ -817,9 +864,14 @@ impl Shell {
     fn stop(&mut self, shard: ShardId) {
         tracing::debug!(%shard, component = self.name(shard), "stopping");
         self.shards.entry(shard).and_modify(|entry| entry.leaving = true);
-        let sent = self.process_of(shard).map(|process| process.socket.send(&ToShard::Stop, &[]));
-        if !matches!(sent, Some(Ok(()))) {
-            self.kill_now(shard);
+        match self.process_of(shard).map(|process| process.socket.send(&ToShard::Stop, &[])) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let component = self.name(shard);
+                tracing::warn!(%shard, component, reason = %error, "shard can't be asked to end and is killed");
+                self.kill_now(shard);
+            }
+            None => self.kill_now(shard),
         }
     }
 
@@ -886,13 +938,11 @@ impl Shell {
     fn shard_exited(&mut self, shard: ShardId, how: Exit) {
         let component = self.name(shard);
         let state = self.inner.lock().core.shard(shard).map(|view| view.state);
+        let sessions = self.sessions_of(shard);
         if how.is_denial() {
-            let hub = self.inner.lock();
-            let held = hub.core.sessions().filter(|session| session.shards().any(|of| of == shard));
-            let sessions: Vec<_> = held.map(|session| session.id).collect();
-            tracing::error!(%shard, component, ?state, ?sessions, "shard {how}");
+            tracing::error!(%shard, component, ?state, sessions, reason = %how, "shard {how}");
         } else {
-            tracing::info!(%shard, component, ?state, "shard {how}");
+            tracing::info!(%shard, component, ?state, sessions, reason = %how, "shard {how}");
         }
         self.forget(shard);
         self.tell(Event::ShardExited { shard, how });
@@ -918,6 +968,67 @@ impl Shell {
         self.wiring.retain(|_, pending| pending.ends.iter().all(|end| end.end != End::Shard(shard)));
     }
 
+    /// A process has done what none does that keeps to the protocol: it is killed, and a shard's sessions end with it.
+    fn condemn(&mut self, id: ProcessId, reason: &str) {
+        if self.processes.get(id).is_some_and(|process| process.doomed) {
+            // What it has said before it died is no news.
+            return;
+        }
+        let reason = &said(reason);
+        self.warn(id, |of| {
+            tracing::error!(
+                who = of.who,
+                shard = of.shard,
+                component = of.component,
+                sessions = of.sessions,
+                reason,
+                "process does not keep to the protocol and is killed"
+            );
+        });
+        self.note_fault(id, reason.to_owned());
+        match self.processes.get(id).map(|process| process.role) {
+            Some(Role::Shard(shard)) => self.tell(Event::BrokeProtocol { shard }),
+            Some(Role::Spare(_) | Role::Zygote(_)) | None => {}
+        }
+        self.processes.kill(id);
+    }
+
+    /// A process has closed its end of its control socket. One that exits does not feel it; one that lives on ends.
+    fn hung_up(&mut self, id: ProcessId) {
+        if self.processes.get(id).is_some_and(Process::runs) {
+            self.warn(id, |of| {
+                let reason = "it has closed its control socket";
+                tracing::info!(
+                    who = of.who,
+                    shard = of.shard,
+                    component = of.component,
+                    sessions = of.sessions,
+                    reason,
+                    "process exits, or is killed"
+                );
+            });
+        }
+        self.processes.kill(id);
+    }
+
+    /// Writes a line to the log about a process.
+    fn warn(&self, id: ProcessId, write: impl FnOnce(&Of)) {
+        let application = &self.inner.application;
+        let (shard, component) = match self.processes.get(id).map(|process| process.role) {
+            Some(Role::Shard(shard)) => (Some(shard), self.name(shard)),
+            Some(Role::Zygote(id)) => (None, application.component(id).name.clone()),
+            Some(Role::Spare(_)) | None => (None, String::new()),
+        };
+        let sessions = shard.map(|shard| self.sessions_of(shard)).unwrap_or_default();
+        write(&Of { who: self.who(id), shard: shard.map(tracing::field::display), component, sessions });
+    }
+
+    /// The sessions that a shard is in, as people write them.
+    fn sessions_of(&self, shard: ShardId) -> String {
+        let hub = self.inner.lock();
+        hub.core.sessions_of(shard).map(|session| session.to_string()).collect::<Vec<_>>().join(" ")
+    }
+
     /// Whoever a process is, for people.
     fn who(&self, id: ProcessId) -> String {
         let application = &self.inner.application;
@@ -941,6 +1052,14 @@ impl Shell {
         let component = self.shards.get(&shard).map(|entry| entry.component);
         component.map(|id| self.inner.application.component(id).name.clone()).unwrap_or_default()
     }
+}
+
+/// Of whom a line of the log is.
+struct Of {
+    who: String,
+    shard: Option<tracing::field::DisplayValue<ShardId>>,
+    component: String,
+    sessions: String,
 }
 
 fn would_block(error: &ControlError) -> bool {

@@ -115,6 +115,11 @@ impl Outbound {
         Ok(())
     }
 
+    /// Whether less than half of what may wait for room does.
+    pub fn waits_for_little(&self) -> bool {
+        self.waiting.is_little()
+    }
+
     /// Writes what waits, publishes, and wakes the consumer if it sleeps. True when nothing waits any more.
     ///
     /// # Errors
@@ -215,6 +220,10 @@ impl Waiting {
 
     fn has_room(&self) -> bool {
         self.bytes.len() <= WAITING_BYTES_MAX && self.items.len() < WAITING_MESSAGES_MAX
+    }
+
+    fn is_little(&self) -> bool {
+        self.bytes.len() <= WAITING_BYTES_MAX / 2 && self.items.len() <= WAITING_MESSAGES_MAX / 2
     }
 
     fn push(&mut self, header: Header, payload: &[u8], sent: usize) {

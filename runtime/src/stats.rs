@@ -294,7 +294,8 @@ impl Default for Histogram {
 impl Histogram {
     /// How many values it has.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        // The page is its shard's to write: what it says may be nonsense.
+        self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     /// All values together, in nanoseconds, at most 6 % too high; what a value beyond the largest bucket has more than
@@ -314,9 +315,9 @@ impl Histogram {
     pub fn quantile_ns(&self, fraction: f64) -> Option<u64> {
         let count = self.count();
         let rank = ((count as f64 * fraction.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         for (bucket, n) in self.counts.iter().enumerate() {
-            seen += n;
+            seen = seen.saturating_add(*n);
             if seen >= rank {
                 return Some(top_of(bucket).min(self.max_ns.max(1)));
             }
@@ -334,7 +335,7 @@ impl Histogram {
 
     /// Adds the values of another histogram.
     pub fn merge(&mut self, other: &Histogram) {
-        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, more)| *mine += more);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, more)| *mine = mine.saturating_add(*more));
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 }
@@ -394,6 +395,19 @@ mod tests {
         assert!((4000..=4250).contains(&sum_ns), "{sum_ns}");
         assert_eq!(reader.link(LinkId(1023)), counts);
         assert!(Mapping::new(fd.as_fd(), STATS_BYTES, ProtFlags::READ | ProtFlags::WRITE).is_err());
+    }
+
+    #[test]
+    fn a_page_of_nonsense_reads_as_large_numbers() {
+        let region = Stats::create("stats").unwrap();
+        let memory = region.map(true).unwrap();
+        (0..memory.len()).step_by(8).for_each(|at| memory.word(at).store(u64::MAX, Ordering::Relaxed));
+        let reader = StatsReader::map(region.read_only().unwrap().as_fd()).unwrap();
+        let mut nonsense = reader.histogram(Timing::Handler);
+        nonsense.merge(&nonsense.clone());
+        assert_eq!((nonsense.count(), nonsense.sum_ns()), (u64::MAX, u64::MAX));
+        assert!(nonsense.quantile_ns(0.99).is_some());
+        assert_eq!(reader.counter(Counter::Sessions), u64::MAX);
     }
 
     #[test]

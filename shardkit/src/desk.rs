@@ -63,6 +63,8 @@ pub(crate) struct Desk {
     calls: u64,
     sent: u64,
     random: u64,
+    /// How many messages were refused, by the link on which they came, since this was last asked.
+    refused: Vec<(LinkId, u64)>,
 }
 
 impl Desk {
@@ -95,6 +97,7 @@ impl Desk {
             calls: 0,
             sent: 0,
             random: seed,
+            refused: Vec::new(),
         }
     }
 
@@ -262,10 +265,27 @@ impl Desk {
     /// Tells a sender that its message was refused.
     #[cold]
     pub(crate) fn reject(&mut self, link: LinkId, header: &Header, why: Refused) {
+        self.note_refused(link);
+        // If there is little room to say so, the sender is one that does not read its answers. It must not make this shard
+        // wait for it.
+        if self.outbox.get_mut(link).is_some_and(|link| link.waits_for_little()) {
+            let back = Header::new(header.session, Verb::Rejected.port()).flagged(Flags::CONTROL);
+            let _ = self.post(link, back, &Rejection { port: header.port, why }.encode());
+        }
+    }
+
+    /// Counts a message that was refused.
+    #[cold]
+    pub(crate) fn note_refused(&mut self, link: LinkId) {
         self.count(Counter::Refused, 1);
-        let back = Header::new(header.session, Verb::Rejected.port()).flagged(Flags::CONTROL);
-        // If there is no room to say so, the sender is one that does not read its answers.
-        let _ = self.post(link, back, &Rejection { port: header.port, why }.encode());
+        match self.refused.iter_mut().find(|(of, _)| *of == link) {
+            Some((_, count)) => *count += 1,
+            None => self.refused.push((link, 1)),
+        }
+    }
+
+    pub(crate) fn take_refused(&mut self) -> Vec<(LinkId, u64)> {
+        std::mem::take(&mut self.refused)
     }
 
     pub(crate) fn rejected(header: &Header, payload: &[u8]) -> Option<Rejected> {

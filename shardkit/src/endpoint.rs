@@ -233,6 +233,11 @@ impl Endpoint {
         Some((link, error))
     }
 
+    /// How many messages were refused since this was last asked, by the link on which they came.
+    pub fn take_refused(&mut self) -> Vec<(LinkId, u64)> {
+        self.desk.take_refused()
+    }
+
     /// Waits for the next thing to do, at the longest until `until_ns` of the monotonic clock. Call it after a round
     /// that brought nothing.
     #[inline(always)]
@@ -442,7 +447,7 @@ impl<S: Shard> Dispatch<'_, S> {
             // Only the composer opens and closes; from anyone else it is a lie.
             Some(Verb::Open) if self.desk.is_composer(link) => self.open(header.session, payload),
             Some(Verb::Close) if self.desk.is_composer(link) => self.close(header.session),
-            _ => self.desk.count(Counter::Refused, 1),
+            _ => self.desk.note_refused(link),
         }
     }
 

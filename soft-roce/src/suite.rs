@@ -21,7 +21,7 @@ const SIGKILL: i32 = 9;
 /// What is tested: its name, where, and how.
 type Run = fn(&Suite<'_>, &[Guest]) -> Result<Vec<String>>;
 
-const CASES: [(&str, Layout, Run); 19] = [
+const CASES: [(&str, Layout, Run); 20] = [
     ("rdma_keeps_every_promise", Layout::Single, conformance),
     ("rdma_links_under_faults", Layout::Veth, links),
     ("one_shard_sleeps_on_links_of_all_kinds", Layout::Single, mixed),
@@ -58,6 +58,7 @@ const CASES: [(&str, Layout, Run); 19] = [
     ("isolation_in_containers", Layout::Single, |suite, guests| {
         suite.plain_tests(&guests[0], "oci", "", "required", PLAIN)
     }),
+    ("isolation_with_rdma", Layout::Single, |suite, guests| suite.tests(&guests[0], "isolation_rdma")),
     ("isolation_and_tiers", Layout::Single, |suite, guests| {
         suite.plain_tests(&guests[0], "tiers", "", "required", PLAIN)
     }),
@@ -138,7 +139,7 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
         .args(["--test", "rdma_links", "--test", "mixed_links", "--test", "bandwidth"])
         .args(["--test", "groups", "--test", "cores", "--test", "isolation", "--test", "oci"])
-        .args(["--test", "tiers"])
+        .args(["--test", "isolation_rdma", "--test", "tiers"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;

@@ -1,5 +1,9 @@
 //! Integration tests with real processes: what they share.
 
+pub mod attack;
+pub mod log;
+pub mod rdma;
+
 use rustix::process::{Pid, Signal, kill_process};
 use shard_composer::{Composer, ShardInfo, Source};
 use shardkit::manifest::Manifest;

@@ -119,7 +119,7 @@ fn a_program_that_never_becomes_a_shard_is_named_and_the_rest_goes_on() {
         ("mute", "start_timeout_ms"),
         ("hang-up", "killed by signal 9"),
         ("version", "protocol version 3"),
-        ("garbage", "killed by signal 9"),
+        ("garbage", "did not keep to the protocol"),
         ("garbage", "no message of protocol version"),
         ("flood", "said all that there is to say"),
     ] {
@@ -157,7 +157,9 @@ fn descriptors_that_a_shard_sends_are_not_kept() {
     let few = descriptors();
     drop(composer);
     let composer = start(misfit(), &manifest_text(misfit(), &["generous"], ""));
-    ready_shard(&composer, "generous");
+    wait_until("it is told", || {
+        composer.fault("generous").is_some_and(|fault| fault.contains("4 descriptors"))
+    });
     wait_until("what came is closed", || descriptors() <= few);
 }
 

@@ -5,19 +5,17 @@
 //! `SHARD_GROUPS=required` in the environment, as in the guests of the test bed, they fail instead.
 
 use rustix::process::Signal;
+use shard_composer::Composer;
 use shard_composer::core::Tier;
 use shard_composer::oci::{Order, Runtime, build};
-use shard_composer::{Composer, Session};
-use shard_tests::{
-    PATIENCE, alive, cpu_ticks, embedder, kill, manifest_text, ready_shard, sources, start, wait_until,
-};
+use shard_tests::attack::{Attack, Felt, ask};
+use shard_tests::{alive, cpu_ticks, embedder, kill, manifest_text, ready_shard, sources, start, wait_until};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 fn intruder() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_intruder"))
@@ -26,6 +24,11 @@ fn intruder() -> &'static Path {
 /// A manifest of these components, with time enough to start on an emulated processor.
 fn manifest(ways: &[&str], extra: &str) -> String {
     manifest_text(intruder(), ways, extra).replace("start_timeout_ms = 1000", "start_timeout_ms = 20000")
+}
+
+/// An intruder beside a neighbour.
+fn attack(way: &str, extra: &str) -> Attack {
+    Attack::begin(intruder(), &manifest(&[way, "echo"], extra))
 }
 
 /// A composer with these components.
@@ -95,19 +98,6 @@ fn alone(files: &[&str]) -> Option<MutexGuard<'static, ()>> {
     None
 }
 
-/// Asks a shard over a session.
-fn ask_on(composer: &Composer, session: &Session, way: &str, question: &str) -> String {
-    let port = composer.output::<Bytes, Bytes>(way).unwrap();
-    session.send(&port, &Bytes(question.into())).unwrap();
-    let mail = session.receive(PATIENCE).unwrap_or_else(|error| panic!("{question}: {error}"));
-    String::from_utf8_lossy(mail.message().payload()).into_owned()
-}
-
-fn ask(composer: &Composer, way: &str, question: &str) -> String {
-    let session = composer.compose(way).unwrap_or_else(|error| panic!("{error}"));
-    ask_on(composer, &session, way, question)
-}
-
 /// The folder with an image of the intruder. `None`, with a reason printed, where no OCI runtime runs it.
 fn image() -> Option<&'static Path> {
     static PLACE: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
@@ -146,18 +136,9 @@ fn inner(pid: u32) -> u32 {
     std::iter::successors(Some(pid), |pid| first(*pid)).last().expect("there is one")
 }
 
-/// How long the neighbour takes to answer: median and 99th percentile.
+/// How long the neighbour takes to answer.
 fn neighbour(composer: &Composer, when: &str) {
-    let session = composer.compose("echo").unwrap_or_else(|error| panic!("{error}"));
-    let mut took: Vec<Duration> = (0..200)
-        .map(|round| {
-            let (start, text) = (Instant::now(), round.to_string());
-            assert_eq!(ask_on(composer, &session, "echo", &text), text);
-            start.elapsed()
-        })
-        .collect();
-    took.sort_unstable();
-    println!("neighbour, {when}: p50 {:?}, p99 {:?}", took[100], took[198]);
+    println!("neighbour, {when}: {:?}", Felt::now(composer));
 }
 
 #[test]
@@ -312,7 +293,7 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
             assert_ne!(allowed(&thread), core, "{thread:?}");
             assert!(!allowed(&thread).contains('-'), "another may run on its core");
         }
-        neighbour(&composer, "beside a partition");
+        assert_eq!(ask(&composer, "echo", "still there?"), "still there?");
         kill(shard.pid, Signal::KILL);
         wait_until("another has the core", || {
             composer.shards().iter().any(|s| s.component == "attack" && s.pid != shard.pid && s.pid != 0)
@@ -329,23 +310,26 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
 fn forks_without_end_are_stopped_by_the_group_and_told() {
     let Some(_alone) = alone(&["pids.max", "pids.events"]) else { return };
     for extra in ["processes = 32", "processes = 32\nzygote = true", "processes = 32\nisolation = \"none\""] {
-        let composer = composer(&["attack", "echo"], extra);
-        neighbour(&composer, "quiet");
-        neighbour(&composer, "quiet again");
-        let shard = ready_shard(&composer, "attack");
+        let attack = attack("attack", extra);
+        let composer = &attack.composer;
+        let shard = ready_shard(composer, "attack");
         let group = own_group(shard.pid);
-        let answer = ask(&composer, "attack", "fork");
+        let answer = ask(composer, "attack", "fork");
         println!("{extra:?}: {answer}");
         let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
         assert!(forked > 0 && forked < 32, "{answer}");
-        neighbour(&composer, "beside forks");
+        attack.felt("forks without end");
         wait_until("it is told", || composer.fault("attack").is_some());
         let fault = composer.fault("attack").unwrap();
         assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
         let all = processes(&group);
         kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
-        neighbour(&composer, "after");
+        let fields = [("component", "attack"), ("shard", &*shard.id.to_string()), ("limit", "32")];
+        attack.log.line("as many processes as it may", &fields);
+        attack.log.line("forks were refused", &fields);
+        attack.log.line("its limits", &[fields[0], fields[1], ("processes", "32"), ("held_by", "pids")]);
+        attack.is_over();
     }
 }
 
@@ -353,15 +337,14 @@ fn forks_without_end_are_stopped_by_the_group_and_told() {
 fn memory_without_end_kills_the_shard_alone_and_its_end_says_why() {
     let Some(_alone) = alone(&["memory.max", "memory.events"]) else { return };
     for extra in ["memory = \"48MiB\"", "memory = \"48MiB\"\nzygote = true"] {
-        let composer = composer(&["attack", "echo"], extra);
-        neighbour(&composer, "quiet");
-        neighbour(&composer, "quiet again");
-        let victim = ready_shard(&composer, "echo").pid;
-        own_group(ready_shard(&composer, "attack").pid);
+        let attack = attack("attack", extra);
+        let composer = &attack.composer;
+        let victim = ready_shard(composer, "echo").pid;
+        own_group(ready_shard(composer, "attack").pid);
         let port = composer.output::<Bytes, Bytes>("attack").unwrap();
         let session = composer.compose("attack").unwrap();
         session.send(&port, &Bytes(b"allocate".to_vec())).unwrap();
-        neighbour(&composer, "while it allocates");
+        attack.felt("allocates without end");
         wait_until("its session ends", || session.ending().is_some());
         let ending = session.ending().map(|ending| ending.to_string()).unwrap_or_default();
         println!("{ending}");
@@ -369,28 +352,32 @@ fn memory_without_end_kills_the_shard_alone_and_its_end_says_why() {
         assert!(ending.contains("memory") || fault.contains("50331648 bytes of memory"), "{ending}; {fault}");
         assert!(fault.contains("50331648 bytes of memory"), "{fault}");
         assert!(alive(victim));
-        neighbour(&composer, "after");
+        attack
+            .log
+            .line("used more memory than it may", &[("component", "attack"), ("max_bytes", "50331648")]);
+        let session = session.id().to_string();
+        attack.log.line("shard was killed by the kernel", &[("component", "attack"), ("sessions", &session)]);
+        attack.is_over();
     }
 }
 
 #[test]
 fn a_shard_that_spins_on_every_core_leaves_its_neighbours_their_share() {
     let Some(_alone) = alone(&["cpu.weight"]) else { return };
-    let composer = composer(&["attack", "echo"], "");
-    neighbour(&composer, "quiet");
-    neighbour(&composer, "quiet again");
-    let shard = ready_shard(&composer, "attack");
-    assert!(ask(&composer, "attack", "spin").starts_with("done"));
-    neighbour(&composer, "beside a spinning shard");
+    let attack = attack("attack", "");
+    let shard = ready_shard(&attack.composer, "attack");
+    assert!(attack.ask("attack", "spin").starts_with("done"));
+    attack.felt("spins on every core");
     kill(shard.pid, Signal::KILL);
-    neighbour(&composer, "after");
+    attack.log.line("its limits", &[("component", "attack"), ("held_by", "cpu")]);
+    attack.is_over();
 }
 
 #[test]
 fn a_process_that_a_shard_forks_early_is_in_its_group_and_ends_with_it() {
     let Some(_alone) = alone(&["cgroup.kill"]) else { return };
-    let composer = composer(&["early", "echo"], "isolation = \"none\"");
-    let shard = ready_shard(&composer, "early");
+    let attack = attack("early", "isolation = \"none\"");
+    let shard = ready_shard(&attack.composer, "early");
     let group = group(shard.pid);
     let all = processes(&group);
     assert_eq!(all.len(), 2, "{all:?}");
@@ -398,24 +385,28 @@ fn a_process_that_a_shard_forks_early_is_in_its_group_and_ends_with_it() {
     let strays: Vec<u32> = all.into_iter().filter(|pid| *pid != shard.pid).collect();
     assert!(strays.iter().all(|pid| shard_tests::parent(*pid) != Some(shard.pid)));
     kill(shard.pid, Signal::KILL);
+    attack.felt("forks early");
     wait_until("all are gone", || strays.iter().all(|pid| !alive(*pid)));
     wait_until("its group is gone", || !group.exists());
-    neighbour(&composer, "after");
+    attack.log.line("left processes behind", &[("component", "early"), ("left", "1")]);
+    attack.is_over();
 }
 
 #[test]
 fn children_that_a_shard_leaves_behind_are_killed_with_its_group() {
     let Some(_alone) = alone(&["cgroup.kill"]) else { return };
-    let composer = composer(&["attack", "echo"], "isolation = \"none\"");
-    let shard = ready_shard(&composer, "attack");
-    assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
+    let attack = attack("attack", "isolation = \"none\"");
+    let shard = ready_shard(&attack.composer, "attack");
+    assert!(attack.ask("attack", "leave-children").starts_with("done"));
     let group = group(shard.pid);
     let all = processes(&group);
     assert_eq!(all.len(), 4);
     kill(shard.pid, Signal::KILL);
     wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)));
     wait_until("its group is gone", || !group.exists());
-    neighbour(&composer, "after");
+    let id = shard.id.to_string();
+    attack.log.line("left processes behind", &[("component", "attack"), ("shard", &id), ("left", "3")]);
+    attack.is_over();
 }
 
 #[test]
@@ -428,7 +419,7 @@ fn a_frozen_shards_children_stand_still_with_it() {
     composer.freeze(shard.id);
     let frozen = || read(group.join("cgroup.events")).contains("frozen 1");
     wait_until("its group is frozen", frozen);
-    neighbour(&composer, "beside a frozen shard");
+    assert_eq!(ask(&composer, "echo", "still there?"), "still there?");
     composer.thaw(shard.id);
     wait_until("its group is thawed", || !frozen());
     assert_eq!(ask(&composer, "attack", "still there?"), "still there?");

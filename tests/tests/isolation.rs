@@ -3,12 +3,15 @@
 //! Where the host allows no user namespaces to this process there is nothing to attack; the tests say so and pass.
 
 use rustix::process::Signal;
+use shard_composer::core::{ShardState, Tier};
 use shard_composer::{Composer, ReceiveError};
 use shard_runtime::control::CONTROL_ENV;
 use shard_runtime::isolation::{Measure, TASKS_MAX, probe};
 use shard_runtime::process::INHERITED;
+use shard_tests::attack::{Attack, ask};
 use shard_tests::{
-    PATIENCE, alive, embedder, kill, manifest_text, parent, ready_shard, sources, start, status, wait_until,
+    PATIENCE, alive, descriptors, embedder, kill, manifest_text, parent, ready_shard, sources, start, status,
+    wait_until,
 };
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
@@ -46,28 +49,27 @@ fn composer(way: &str, extra: &str) -> Composer {
     start(intruder(), &manifest_text(intruder(), &[way, "echo"], extra))
 }
 
-/// What a shard of a component says to one message.
-fn ask(composer: &Composer, way: &str, question: &str) -> String {
-    let port = composer.output::<Bytes, Bytes>(way).unwrap();
-    let session = composer.compose(way).unwrap_or_else(|error| panic!("{error}"));
-    session.send(&port, &Bytes(question.into())).unwrap();
-    let mail = session.receive(PATIENCE).unwrap_or_else(|error| panic!("{question}: {error}"));
-    String::from_utf8_lossy(mail.message().payload()).into_owned()
+/// An intruder beside a neighbour.
+fn attack(way: &str, extra: &str) -> Attack {
+    Attack::begin(intruder(), &manifest_text(intruder(), &[way, "echo"], extra))
+}
+
+/// An intruder whose partner the neighbour is, too.
+fn attack_on_a_partner(way: &str, extra: &str) -> Attack {
+    let text = manifest_text(intruder(), &[way, "echo"], &format!("capacity = 8\nmax = 1\n{extra}"));
+    let link = "{ to = \"echo.echo-ask\", ring = \"16KiB\" }";
+    Attack::begin(intruder(), &format!("{text}\n[component.{way}.out]\nneighbour = {link}\n"))
+}
+
+/// The log says that the shards of this component are isolated: what they are refused is between them and the kernel.
+fn isolation_is_told(attack: &Attack, component: &str) {
+    attack.log.line("shard is launched", &[("component", component), ("reason", "ready")]);
+    attack.log.line("its limits", &[("component", component), ("isolated", "true")]);
 }
 
 /// The neighbour answers.
 fn echoes(composer: &Composer) {
     assert_eq!(ask(composer, "echo", "still there?"), "still there?");
-}
-
-/// The intruder can't do any of these; its neighbour goes on.
-fn all_are_refused(composer: &Composer, attacks: &[String]) {
-    for attack in attacks {
-        let answer = ask(composer, "attack", attack);
-        println!("{attack}: {answer}");
-        assert!(answer.starts_with("refused"), "{attack}: {answer}");
-    }
-    echoes(composer);
 }
 
 /// Without isolation the attack works, or the test above it shows nothing.
@@ -163,7 +165,9 @@ fn a_shard_can_not_read_what_the_host_keeps() {
         "/dev/mem",
         "/dev/kmsg",
     ];
-    all_are_refused(&composer("attack", ""), &paths.map(|path| format!("read {path}")));
+    let attack = attack("attack", "");
+    attack.all_are_refused("reads what the host keeps", &paths.map(|path| format!("read {path}")));
+    isolation_is_told(&attack, "attack");
     works_without_isolation(&format!("read {}", secret.display()));
 }
 
@@ -173,7 +177,7 @@ fn a_shard_can_not_write_to_the_hosts_file_system() {
     let folder = tempfile::tempdir().unwrap();
     let kept = folder.path().join("kept");
     fs::write(&kept, "kept").unwrap();
-    let composer = composer("attack", "");
+    let attack = attack("attack", "");
     let program = intruder().display();
     let paths = [
         "/shard-was-here",
@@ -188,9 +192,10 @@ fn a_shard_can_not_write_to_the_hosts_file_system() {
     attacks.push(format!("write {program}"));
     attacks.push(format!("remove {program}"));
     attacks.push(format!("remove {}", kept.display()));
-    all_are_refused(&composer, &attacks);
+    attack.all_are_refused("writes to the host's file system", &attacks);
     // What it writes to its own folder is not the host's.
-    assert!(ask(&composer, "attack", "write /tmp/shard-was-here").starts_with("done"));
+    assert!(attack.ask("attack", "write /tmp/shard-was-here").starts_with("done"));
+    isolation_is_told(&attack, "attack");
     for path in paths.iter().take(4).chain(&["/tmp/shard-was-here"]) {
         assert!(!Path::new(path).exists(), "{path} is there");
     }
@@ -205,7 +210,9 @@ fn a_shard_reaches_no_network() {
     let name = format!("shard-test-{}", std::process::id());
     let _named = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let attacks = [format!("connect {}", listener.local_addr().unwrap()), format!("connect-abstract {name}")];
-    all_are_refused(&composer("attack", ""), &attacks);
+    let attack = attack("attack", "");
+    attack.all_are_refused("connects to the network", &attacks);
+    isolation_is_told(&attack, "attack");
     for attack in &attacks {
         works_without_isolation(attack);
     }
@@ -217,9 +224,10 @@ fn a_shard_has_no_call_that_reaches_beyond_it_by_an_argument() {
     let name = format!("shard-test-datagram-{}", std::process::id());
     let _named = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     // With the host's network, where names of sockets are the host's.
-    let composer = composer("attack", "allow = { network = true }");
+    let attack = attack("attack", "allow = { network = true }");
     let attacks = [format!("datagram {name}"), "forget-parent".into(), "watch".into(), "sockets".into()];
-    all_are_refused(&composer, &attacks);
+    attack.all_are_refused("reaches beyond itself by an argument", &attacks);
+    isolation_is_told(&attack, "attack");
     for attack in &attacks {
         works_without_isolation(attack);
     }
@@ -230,10 +238,10 @@ fn a_device_can_be_used_and_not_changed_even_by_its_owner() {
     let Some(_alone) = alone() else { return };
     let folder = tempfile::tempdir().unwrap();
     // It has files of the composer's user, so it is that user.
-    let composer = composer("attack", &format!("allow = {{ read = [\"{}\"] }}", folder.path().display()));
-    assert!(ask(&composer, "attack", "write /dev/null").starts_with("done"));
+    let attack = attack("attack", &format!("allow = {{ read = [\"{}\"] }}", folder.path().display()));
+    assert!(attack.ask("attack", "write /dev/null").starts_with("done"));
     let before = fs::metadata("/dev/null").unwrap().permissions();
-    all_are_refused(&composer, &["mode /dev/null".into()]);
+    attack.all_are_refused("changes a device", &["mode /dev/null".into()]);
     assert_eq!(fs::metadata("/dev/null").unwrap().permissions(), before);
 }
 
@@ -251,10 +259,10 @@ fn a_component_reaches_what_it_declares_and_no_more() {
         read.display(),
         write.display()
     );
-    let composer = composer("attack", &allow);
-    let done = |attack: &str| {
-        let answer = ask(&composer, "attack", attack);
-        assert!(answer.starts_with("done"), "{attack}: {answer}");
+    let attack = attack("attack", &allow);
+    let done = |question: &str| {
+        let answer = attack.ask("attack", question);
+        assert!(answer.starts_with("done"), "{question}: {answer}");
     };
     done(&format!("read {}", read.display()));
     done(&format!("write {}", write.display()));
@@ -263,33 +271,45 @@ fn a_component_reaches_what_it_declares_and_no_more() {
     // It may be called, and the kernel still says no.
     let attacks =
         [format!("write {}", read.display()), format!("read {}", other.display()), "host-name x".into()];
-    all_are_refused(&composer, &attacks);
+    attack.all_are_refused("reaches for what it has not declared", &attacks);
 }
 
 #[test]
 fn a_shard_that_traces_is_killed_and_the_reason_is_told() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("attack", "");
-    let victim = ready_shard(&composer, "echo");
+    let attack = attack("attack", "");
+    let composer = &attack.composer;
+    let victim = ready_shard(composer, "echo");
     let port = composer.output::<Bytes, Bytes>("attack").unwrap();
     let session = composer.compose("attack").unwrap();
     session.send(&port, &Bytes(format!("trace {}", victim.pid).into())).unwrap();
+    attack.felt("traces a neighbour");
     wait_until("its session ends", || session.ending().is_some());
     assert!(matches!(session.receive(Duration::ZERO), Err(ReceiveError::Over(_))));
     let ending = session.ending().map(|ending| ending.to_string()).unwrap_or_default();
     println!("{ending}");
     assert!(ending.contains("signal 31") && ending.contains("system call"), "{ending}");
     assert!(alive(victim.pid));
-    echoes(&composer);
+    let fields =
+        [("component", "attack"), ("sessions", &*session.id().to_string()), ("reason", "a system call")];
+    attack.log.line("shard was killed by signal 31", &fields);
+    attack.log.line("session lost", &[("component", "attack"), ("session", &session.id().to_string())]);
+    attack.is_over();
+    // Without isolation it is a neighbour that is stopped.
+    let stopped = victim_of_ours();
+    works_without_isolation(&format!("trace {stopped}"));
+    kill(stopped, Signal::KILL);
 }
 
 #[test]
 fn a_shard_can_not_signal_its_neighbours_nor_its_composer() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("attack", "");
-    let victim = ready_shard(&composer, "echo");
+    let attack = attack("attack", "");
+    let victim = ready_shard(&attack.composer, "echo");
     let helper = parent(victim.pid).unwrap();
-    all_are_refused(&composer, &[victim.pid, helper, std::process::id()].map(|pid| format!("signal {pid}")));
+    let victims = [victim.pid, helper, std::process::id()];
+    attack.all_are_refused("signals its neighbour", &victims.map(|pid| format!("signal {pid}")));
+    isolation_is_told(&attack, "attack");
     assert!(alive(victim.pid) && alive(helper));
     works_without_isolation(&format!("signal {}", victim_of_ours()));
 }
@@ -314,14 +334,30 @@ fn a_shard_has_no_descriptor_but_its_own_and_opens_no_others() {
 #[test]
 fn a_shard_can_not_shrink_grow_or_punch_holes_into_the_memory_that_it_shares() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("maul", "");
-    ready_shard(&composer, "echo");
+    let attack = attack("maul", "");
+    attack.felt("truncates, grows, punches holes");
+    let told = mauled(&attack.composer);
+    let regions: Vec<&str> = told.split(' ').collect();
+    assert!(regions.len() == 3 && regions.iter().all(|region| region.ends_with(":nothing")), "{told}");
+    attack.log.line("shard failed", &[("component", "maul"), ("reason", ":nothing")]);
+    attack.is_over();
+    // The seals hold without isolation too. Holes it can punch then.
+    let told = mauled(&composer("maul", "isolation = \"none\""));
+    for region in told.split(' ') {
+        assert!(
+            region.ends_with(":punched+removed") || region.ends_with(":punched+allocated+removed"),
+            "{told}"
+        );
+    }
+}
+
+/// What a shard could do to the regions that it was handed.
+fn mauled(composer: &Composer) -> String {
+    ready_shard(composer, "echo");
     wait_until("it tells what it could do", || composer.fault("maul").is_some());
     let told = composer.fault("maul").unwrap();
     println!("{told}");
-    let regions: Vec<&str> = told.split(' ').collect();
-    assert!(regions.len() == 3 && regions.iter().all(|region| region.ends_with(":nothing")), "{told}");
-    echoes(&composer);
+    told
 }
 
 #[test]
@@ -351,14 +387,16 @@ fn what_a_shard_leaves_behind_dies_with_it() {
     let Some(_alone) = alone() else { return };
     // A shard of its own, and one that shares its zygote's namespaces but for this.
     for extra in ["", "zygote = true"] {
-        let composer = composer("attack", extra);
-        let shard = ready_shard(&composer, "attack");
-        assert!(ask(&composer, "attack", "leave-children").starts_with("done"));
+        let attack = attack("attack", extra);
+        let shard = ready_shard(&attack.composer, "attack");
+        assert!(attack.ask("attack", "leave-children").starts_with("done"));
         let left = children(shard.pid);
         assert_eq!(left.len(), 3);
         kill(shard.pid, Signal::KILL);
+        attack.felt("leaves children behind");
         wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
-        echoes(&composer);
+        attack.log.line("shard was killed by signal 9", &[("component", "attack")]);
+        attack.is_over();
     }
 }
 
@@ -366,41 +404,45 @@ fn what_a_shard_leaves_behind_dies_with_it() {
 fn a_shard_that_forks_without_end_is_bounded_and_its_children_die_with_it() {
     let Some(_alone) = alone() else { return };
     for extra in ["", "zygote = true"] {
-        let composer = composer("attack", extra);
-        let shard = ready_shard(&composer, "attack");
-        let answer = ask(&composer, "attack", "fork");
+        let attack = attack("attack", extra);
+        let shard = ready_shard(&attack.composer, "attack");
+        let answer = attack.ask("attack", "fork");
         let forked: u64 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
         println!("{forked} processes");
         assert!(forked > 0 && forked < TASKS_MAX, "{forked} processes");
-        echoes(&composer);
+        attack.felt("forks without end");
         let left = children(shard.pid);
         assert_eq!(left.len() as u64, forked);
         kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || left.iter().all(|pid| !alive(*pid)));
-        echoes(&composer);
+        echoes(&attack.composer);
+        attack.is_over();
     }
 }
 
 #[test]
 fn a_shard_that_never_reads_its_control_socket_holds_up_nobody() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("deaf", "stop_timeout_ms = 200");
-    let deaf = ready_shard(&composer, "deaf");
-    for _ in 0..20 {
-        echoes(&composer);
-    }
-    let error = composer.compose_within("deaf", Duration::from_millis(300)).err();
+    let attack = attack("deaf", "stop_timeout_ms = 200");
+    let deaf = ready_shard(&attack.composer, "deaf");
+    attack.felt("never reads its control socket");
+    let error = attack.composer.compose_within("deaf", Duration::from_millis(300)).err();
     assert!(error.is_some(), "it can't open a session");
-    echoes(&composer);
-    composer.shut_down();
+    echoes(&attack.composer);
+    let id = deaf.id.to_string();
+    attack.composer.shut_down();
     assert!(!alive(deaf.pid));
+    attack.log.line("shard is killed", &[("component", "deaf"), ("shard", &id), ("reason", "did not")]);
+    attack.is_over();
 }
 
 #[test]
 fn a_message_on_a_session_that_is_not_its_senders_reaches_nobody() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("foreign", "");
-    ready_shard(&composer, "foreign");
+    let attack = attack("foreign", "");
+    let composer = &attack.composer;
+    ready_shard(composer, "foreign");
+    attack.felt("sends on sessions that are not its own");
     let port = composer.output::<Bytes, Bytes>("echo").unwrap();
     let session = composer.compose("echo").unwrap_or_else(|error| panic!("{error}"));
     for round in 0..200_u32 {
@@ -413,16 +455,119 @@ fn a_message_on_a_session_that_is_not_its_senders_reaches_nobody() {
     }
     let more = session.receive(Duration::from_millis(100));
     assert!(matches!(more, Err(ReceiveError::Timeout)), "something else came, or the session ended");
+    attack.log.line("what the shard sent was refused", &[("component", "foreign"), ("by", "embedder")]);
+    attack.is_over();
+}
+
+#[test]
+fn a_shard_that_floods_the_embedder_holds_up_nobody() {
+    let Some(_alone) = alone() else { return };
+    let attack = attack("flood", "");
+    ready_shard(&attack.composer, "flood");
+    attack.felt("floods its ring to the embedder");
+    let line =
+        attack.log.line("what the shard sent was refused", &[("component", "flood"), ("by", "embedder")]);
+    println!("{line}");
+    attack.log.line("protocol and is killed", &[("component", "flood"), ("reason", "floods the embedder")]);
+    attack.log.line("shard is killed", &[("component", "flood"), ("reason", "the protocol")]);
+    attack.is_over();
+}
+
+#[test]
+fn a_shard_that_floods_its_partner_and_reads_nothing_holds_up_nobody() {
+    let Some(_alone) = alone() else { return };
+    let attack = attack_on_a_partner("flood-partner", "");
+    ready_shard(&attack.composer, "flood-partner");
+    attack.log.line("has refused messages of its partners", &[("component", "echo")]);
+    attack.felt("floods its ring to a partner");
+    attack.is_over();
+}
+
+#[test]
+fn a_shard_that_floods_its_composer_is_killed_and_the_others_go_on() {
+    let Some(_alone) = alone() else { return };
+    for (way, error) in [("flood-composer", "things a second"), ("babble", "only a composer")] {
+        let attack = attack(way, "");
+        attack.felt("floods its ring to the composer");
+        let line = attack.log.line("control link broken", &[("component", way), ("error", error)]);
+        let shard = line["shard"].to_string();
+        let shard = shard.trim_matches('"');
+        attack.log.line("shard is killed", &[("shard", shard), ("reason", "the protocol")]);
+        // What it says of handlers that fail does not fill the log.
+        let told = attack.log.all().iter().filter(|line| line["message"] == "handler failed").count();
+        assert!(told < 200, "{told} lines");
+        attack.is_over();
+    }
+}
+
+#[test]
+fn a_shard_that_sends_descriptors_is_killed_by_name_and_none_is_kept() {
+    let Some(_alone) = alone() else { return };
+    for (way, reason) in [("give", "1 descriptors"), ("pour", "more than 4 descriptors")] {
+        let attack = attack(way, "");
+        attack.log.line("is killed", &[("component", way), ("reason", reason)]);
+        attack.felt("sends descriptors");
+        let few = descriptors();
+        // It is started again and again, with growing pauses.
+        std::thread::sleep(Duration::from_millis(500));
+        wait_until("no more descriptors than before", || descriptors() <= few + 8);
+        assert!(attack.composer.fault(way).unwrap_or_default().contains("descriptors"));
+        attack.is_over();
+    }
+}
+
+#[test]
+fn descriptors_that_a_shard_hoards_keep_nobody_from_being_started() {
+    let Some(_alone) = alone() else { return };
+    for extra in ["", "zygote = true"] {
+        let attack = attack("attack", extra);
+        println!("{}", attack.ask("attack", "hoard"));
+        attack.felt("hoards descriptors under way");
+        let echo = ready_shard(&attack.composer, "echo");
+        kill(echo.pid, Signal::KILL);
+        wait_until("the neighbour is replaced", || {
+            attack
+                .composer
+                .shards()
+                .iter()
+                .any(|s| s.component == "echo" && s.id != echo.id && s.state == ShardState::Ready)
+        });
+        echoes(&attack.composer);
+        if !extra.is_empty() {
+            let from = attack.composer.starts("echo").last().map(|start| start.tier);
+            assert_eq!(from, Some(Tier::Zygote), "its zygote could not send it");
+        }
+        attack.is_over();
+    }
+}
+
+#[test]
+fn a_shard_that_scribbles_over_all_that_it_can_write_loses_itself_alone() {
+    let Some(_alone) = alone() else { return };
+    let seed = match std::env::var("SHARD_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed,
+        None => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
+    };
+    println!("SHARD_SEED={seed}");
+    let attack = attack_on_a_partner("scribble", &format!("env = {{ SHARD_SEED = \"{seed}\" }}"));
+    for _ in 0..3 {
+        attack.felt("scribbles over all that it can write");
+        // Whoever looks at its statistics sees nonsense, and nothing worse.
+        println!("{:?} {:?}", attack.composer.shards(), attack.composer.links());
+    }
+    attack.log.line("broken", &[("component", "scribble")]);
+    attack.log.line("shard is killed", &[("component", "scribble"), ("reason", "the protocol")]);
+    attack.is_over();
 }
 
 #[test]
 fn bells_and_wake_words_that_a_shard_rubs_out_cost_time_and_no_message() {
     let Some(_alone) = alone() else { return };
-    let composer = composer("rub", "");
-    ready_shard(&composer, "rub");
-    for _ in 0..20 {
-        echoes(&composer);
-    }
+    let attack = attack("rub", "");
+    ready_shard(&attack.composer, "rub");
+    attack.felt("rubs out doorbells and wake words");
+    isolation_is_told(&attack, "rub");
+    attack.is_over();
 }
 
 #[test]
@@ -461,9 +606,10 @@ fn what_a_host_does_not_allow_is_left_out_and_the_rest_is_done() {
     {
         assert!(absent(measure).is_none(), "{measure}");
     }
-    let composer = composer("attack", "");
-    let status = status(ready_shard(&composer, "attack").pid);
+    let attack = attack("attack", "");
+    let status = status(ready_shard(&attack.composer, "attack").pid);
     assert_eq!([&status["NoNewPrivs"], &status["Seccomp"]], ["1", "2"]);
     assert_eq!(status["CapEff"], "0000000000000000");
-    all_are_refused(&composer, &["read /etc/shadow".into(), "write /usr/shard-was-here".into()]);
+    let files = ["read /etc/shadow".into(), "write /usr/shard-was-here".into()];
+    attack.all_are_refused("files, without user namespaces", &files);
 }

@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use shard_tests::{alive, manifest_text, wait_until};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -136,6 +137,51 @@ fn a_socket_takes_no_files_place_and_no_folder_that_others_can_fill_is_believed(
         let refused = text(&shardctl.output().expect("it runs"));
         assert!(refused.contains("another user can change it"), "{words:?}: {refused}");
     }
+}
+
+#[test]
+fn another_user_is_turned_away_and_the_log_says_who() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return println!("not tested: only root can be someone else");
+    }
+    let place = Place::new();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    mode(place.folder.path(), 0o755);
+    // It may lie where others can't look.
+    let program = place.path("shardctl");
+    std::fs::copy(shardctl(), &program).expect("a copy");
+    let log = place.path("log");
+    let mut up = Command::new(shardctl());
+    up.arg("up").arg(place.path("echo.toml")).arg("--socket").arg(place.path("socket")).arg("--json-logs");
+    let mut up = up.stderr(std::fs::File::create(&log).expect("a file")).spawn().expect("shardctl starts");
+    wait_until("it answers", || place.ask(&["ps"]).status.success());
+    let ask = || {
+        let mut ask = Command::new(&program);
+        ask.args(["ps", "--socket"]).arg(place.path("socket")).uid(NOBODY).gid(NOBODY);
+        ask.output().expect("it runs")
+    };
+    // The file keeps others out …
+    let refused = ask();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("Permission denied"), "{}", text(&refused));
+    // … and where someone has opened it, the kernel's word on who calls does.
+    mode(&place.path("socket"), 0o666);
+    let refused = ask();
+    assert!(!refused.status.success(), "{}", text(&refused));
+    let mut told = String::new();
+    wait_until("it is told", || {
+        told = std::fs::read_to_string(&log).unwrap_or_default();
+        told.contains("turned away")
+    });
+    let line = told.lines().find(|line| line.contains("turned away")).expect("it was just there");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert!(line["reason"].as_str().is_some_and(|who| who.ends_with("of user 65534")), "{line}");
+    assert!(place.ask(&["ps"]).status.success());
+    kill_process(Pid::from_child(&up), Signal::TERM).expect("it is there");
+    assert!(up.wait().expect("it ends").success());
 }
 
 #[test]

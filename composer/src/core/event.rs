@@ -4,6 +4,7 @@
 //! which it was returned. That order is part of the contract: an `Unwire` comes before a `Wire` that takes its
 //! place in a table of links.
 
+use super::record::Why;
 use super::refusal::{Loss, Refusal};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use std::fmt;
@@ -191,6 +192,8 @@ pub enum KillReason {
     CloseTimeout,
     /// Its heartbeat stopped.
     Hung,
+    /// It said or wrote what no shard says or writes.
+    BrokeProtocol,
     /// It could not be wired to the embedder.
     NoEmbedder,
     /// It could not clean up after a session.
@@ -205,6 +208,7 @@ impl fmt::Display for KillReason {
             KillReason::OpenTimeout => "did not answer when a session was opened",
             KillReason::CloseTimeout => "did not answer when a session was closed",
             KillReason::Hung => "showed no heartbeat",
+            KillReason::BrokeProtocol => "did not keep to the protocol",
             KillReason::NoEmbedder => "could not be wired to the embedder",
             KillReason::ScrubFailed => "could not clean up after a session",
         })
@@ -278,6 +282,11 @@ pub enum Event {
         /// Which shard.
         shard: ShardId,
     },
+    /// A shard has said or written what no shard says or writes: it is not to be trusted any more.
+    BrokeProtocol {
+        /// Which shard.
+        shard: ShardId,
+    },
     /// How much of its time a shard worked lately: what packing weighs its sessions by.
     Load {
         /// Which shard.
@@ -338,6 +347,8 @@ pub enum Effect {
         shard: ShardId,
         /// Of which component.
         component: ComponentId,
+        /// What for.
+        why: Why,
     },
     /// Make a link each way between two ends. Answered by `Wired` or `WireFailed`.
     Wire {

@@ -156,7 +156,10 @@ impl Core {
             Event::Launched { shard, pid, from } => self.launched(shard, pid, from),
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
             Event::ShardExited { shard, how } => self.shard_exited(now_ns, shard, how, effects),
-            Event::ShardHung { shard } => self.shard_hung(now_ns, shard, effects),
+            Event::ShardHung { shard } => self.lost_trust(now_ns, shard, KillReason::Hung, effects),
+            Event::BrokeProtocol { shard } => {
+                self.lost_trust(now_ns, shard, KillReason::BrokeProtocol, effects);
+            }
             Event::Load { shard, permille } => self.load(shard, permille),
             Event::SessionIdle { session } => self.session_idle(now_ns, session, effects),
             Event::Target { component, ready, frozen } => self.set_target(now_ns, component, ready, frozen),

@@ -227,9 +227,15 @@ impl Core {
         self.kill(now_ns, at, KillReason::NoEmbedder, effects);
     }
 
-    pub(super) fn shard_hung(&mut self, now_ns: u64, id: ShardId, effects: &mut Vec<Effect>) {
+    pub(super) fn lost_trust(
+        &mut self,
+        now_ns: u64,
+        id: ShardId,
+        reason: KillReason,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(at) = self.shards.find(id) {
-            self.kill(now_ns, at, KillReason::Hung, effects);
+            self.kill(now_ns, at, reason, effects);
         }
     }
 
@@ -375,7 +381,11 @@ impl Core {
         let shape = &self.shape.components[usize::from(component)];
         let Some(at) = self.shards.add(component, shape.capacity, link, now_ns) else { return false };
         self.shards.set_timer(at, now_ns.saturating_add(shape.start_timeout_ns));
-        effects.push(Effect::Launch { shard: self.shards.get(at).id, component: ComponentId(component) });
+        effects.push(Effect::Launch {
+            shard: self.shards.get(at).id,
+            component: ComponentId(component),
+            why,
+        });
         self.note(now_ns, at, Deed::Launched(why));
         true
     }

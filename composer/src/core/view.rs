@@ -110,6 +110,13 @@ impl Core {
         self.shards.find(id).map(|at| view(self.shards.get(at)))
     }
 
+    /// The sessions that a shard holds, those that open or close included.
+    pub fn sessions_of(&self, id: ShardId) -> impl Iterator<Item = SessionId> {
+        let at = self.shards.find(id);
+        let holders = at.into_iter().flat_map(|at| &self.shards.get(at).holders);
+        holders.map(|member| self.session_at(self.sessions.session_of(*member)).id)
+    }
+
     /// All sessions that are not gone, by slot.
     pub fn sessions(&self) -> impl Iterator<Item = SessionView<'_>> {
         (0u32..).zip(&self.sessions.table).filter(|(_, s)| s.in_use).map(|(at, _)| self.session_at(at))

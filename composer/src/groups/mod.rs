@@ -231,6 +231,14 @@ impl Groups {
         written.is_ok()
     }
 
+    /// The controllers of the kernel that hold a process to its limits.
+    pub(crate) fn holding(&self, process: ProcessId) -> &[&'static str] {
+        match &self.place {
+            Some(place) if self.table.contains_key(&process) => &place.controllers,
+            _ => &[],
+        }
+    }
+
     /// What limits did so far to a process that has a group.
     pub(crate) fn stopped(&self, process: ProcessId) -> Option<Stopped> {
         let group = self.table.get(&process)?;

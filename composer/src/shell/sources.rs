@@ -355,12 +355,7 @@ impl Shell {
             }
             FromShard::Failed { reason } => tracing::error!(generic = name, reason, "spare failed"),
             other => {
-                tracing::error!(
-                    generic = name,
-                    ?other,
-                    "a spare said what only a shard can say and is killed"
-                );
-                self.processes.kill(process);
+                self.condemn(process, &format!("a spare said what only a shard can say: {other:?}"));
             }
         }
     }
@@ -434,8 +429,7 @@ impl Shell {
         match message {
             FromShard::Hello { .. } => {
                 if let Err(error) = self.welcome_zygote(component, process) {
-                    tracing::error!(component = name, %error, "the zygote could not be welcomed and is killed");
-                    self.processes.kill(process);
+                    self.condemn(process, &format!("it could not be welcomed: {error}"));
                 }
             }
             FromShard::Ready => {
@@ -477,12 +471,7 @@ impl Shell {
                 self.inner.note_fault_of(component, reason);
             }
             other => {
-                tracing::error!(
-                    component = name,
-                    ?other,
-                    "a zygote said what only a shard can say and is killed"
-                );
-                self.processes.kill(process);
+                self.condemn(process, &format!("a zygote said what only a shard can say: {other:?}"));
             }
         }
     }

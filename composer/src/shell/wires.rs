@@ -7,11 +7,20 @@ use super::{CONTROL_MESSAGE_BYTES_MAX, LaunchError, Shell};
 use crate::core::{End, Event, WireEnd, WireId};
 use crate::embed::Embed;
 use crate::hub::{Hub, shard_of, slot};
+use shard_runtime::clock;
 use shard_runtime::control::{ToShard, Wire};
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::ring::Ring;
+use shard_runtime::stats::Counter;
 use shardkit::open_wire;
 use std::os::fd::{AsFd, BorrowedFd};
+
+/// So often it is told what was refused, in nanoseconds.
+const REFUSALS_EVERY_NS: u64 = 1_000_000_000;
+/// A session ends while messages are under way, but not so many …
+const REFUSED_MAX: u64 = 65_536;
+/// … and not so many times in a row.
+const FLOODS_MAX: u32 = 2;
 
 /// A wire that waits for its ends to say that they have it.
 pub(super) struct Pending {
@@ -135,23 +144,58 @@ impl Shell {
 
     /// A link that a peer broke can't be mended: the shard whose rules were broken keeps running, the one that broke
     /// them is not to be trusted and is killed.
-    pub(super) fn break_link(&mut self, witness: ShardId, link: LinkId, error: String) {
-        let culprit = self.inner.lock().core.peer_of(End::Shard(witness), LinkId(link.0.wrapping_sub(1)));
-        if let Some(End::Shard(culprit)) = culprit {
-            self.inner.note_fault(culprit, format!("broke a link: {error}"));
-            self.kill_now(culprit);
+    pub(super) fn break_link(&mut self, witness: End, link: LinkId, error: &str) {
+        let culprit = self.inner.lock().core.peer_of(witness, link);
+        let Some(End::Shard(shard)) = culprit else { return };
+        tracing::error!(
+            %shard, component = self.name(shard), witness = Hub::name(witness), %link, error,
+            "shard has broken a link"
+        );
+        self.inner.note_fault(shard, format!("broke a link: {error}"));
+        self.tell(Event::BrokeProtocol { shard });
+    }
+
+    /// Tells which links bring messages that are refused: of a session that their sender is not in, for a port that is not
+    /// there, or too large. A few are nobody's fault: a session may end while they are under way.
+    pub(super) fn look_at_refusals(&mut self) {
+        let now_ns = clock::now_ns();
+        if now_ns < self.refusals_due_ns {
+            return;
+        }
+        self.refusals_due_ns = now_ns + REFUSALS_EVERY_NS;
+        for (link, refused) in self.inner.embed.as_deref().map(Embed::take_refused).unwrap_or_default() {
+            let sender = self.inner.lock().core.peer_of(End::Embedder, link);
+            if let Some(End::Shard(shard)) = sender {
+                let component = self.name(shard);
+                tracing::warn!(
+                    %shard, component, refused, by = Hub::name(End::Embedder), "what the shard sent was refused"
+                );
+                let floods = self.shards.get_mut(&shard).map(|entry| &mut entry.floods);
+                let Some(floods) = floods else { continue };
+                *floods = if refused > REFUSED_MAX { *floods + 1 } else { 0 };
+                if *floods == FLOODS_MAX
+                    && let Some(process) = self.shards.get(&shard).and_then(|entry| entry.process)
+                {
+                    self.condemn(process, "it floods the embedder with messages that are refused");
+                }
+            }
+        }
+        let pages = self.inner.pages();
+        for (by, entry) in &mut self.shards {
+            let Some(page) = pages.get(by) else { continue };
+            let refused = page.reader.counter(Counter::Refused);
+            let more = refused.saturating_sub(std::mem::replace(&mut entry.refused, refused));
+            if more > 0 {
+                let component = &self.inner.application.component(entry.component).name;
+                tracing::warn!(shard = %by, component, refused = more, "the shard has refused messages of its partners");
+            }
         }
     }
 
     pub(super) fn look_at_broken_links(&mut self) {
         let broken = self.inner.embed.as_deref().map(Embed::take_broken).unwrap_or_default();
         for (link, error) in broken {
-            let culprit = self.inner.lock().core.peer_of(End::Embedder, link);
-            tracing::error!(%link, %error, ?culprit, "link to the embedder broken");
-            if let Some(End::Shard(culprit)) = culprit {
-                self.inner.note_fault(culprit, format!("broke a link: {error}"));
-                self.kill_now(culprit);
-            }
+            self.break_link(End::Embedder, link, &error.to_string());
         }
     }
 }

@@ -14,6 +14,7 @@ enum Word {
     OpenRefused(SessionId),
     Closed(SessionId),
     Hung,
+    Nonsense,
     Exited,
     Requested,
     Ended(SessionId),
@@ -28,6 +29,7 @@ fn words() -> impl Strategy<Value = Vec<(ShardId, Word)>> {
         3 => session.clone().prop_map(Word::OpenRefused),
         6 => session.clone().prop_map(Word::Closed),
         1 => Just(Word::Hung),
+        1 => Just(Word::Nonsense),
         1 => Just(Word::Exited),
         4 => Just(Word::Requested),
         3 => session.prop_map(Word::Ended),
@@ -60,6 +62,7 @@ proptest! {
                 Word::OpenRefused(session) => rig.tell(Event::OpenRefused { session, shard }),
                 Word::Closed(session) => rig.tell(Event::Closed { session, shard }),
                 Word::Hung => rig.tell(Event::ShardHung { shard }),
+                Word::Nonsense => rig.tell(Event::BrokeProtocol { shard }),
                 Word::Exited => rig.tell(Event::ShardExited { shard, how: Exit::Code(0) }),
                 Word::Requested => {
                     requests += 1;

@@ -328,7 +328,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { shard, component } => self.launch(shard, component),
+            Effect::Launch { shard, component, .. } => self.launch(shard, component),
             Effect::Wire { wire, caller, callee } => {
                 for end in [caller, callee] {
                     assert!(usize::from(end.link.0) < LINKS_MAX);

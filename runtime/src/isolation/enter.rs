@@ -11,7 +11,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
     mount_move, move_mount, open_tree, unmount,
 };
-use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, setrlimit};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getegid, geteuid, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, clear_ambient_capability_set, set_capabilities,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -185,6 +185,9 @@ impl<'a> Enter<'a> {
         let has = |flag: i32| flags & flag as u64 != 0;
         let own_users = has(libc::CLONE_NEWUSER);
         note(outcome, Measure::Tasks, self.limit_tasks(own_users));
+        if !self.isolation.zygote {
+            halve_descriptors();
+        }
         let mut dropped = drop_bounds();
         if !own_users && has(libc::CLONE_NEWNS) && self.isolation.identity.uid == NOBODY {
             // A composer that is root and can't have user namespaces.
@@ -236,6 +239,9 @@ impl<'a> Enter<'a> {
     }
 }
 
+/// So many descriptors a shard may have at the least.
+const DESCRIPTORS_MIN: u64 = 64;
+
 /// The clones of what is to be seen, by the position in [`super::root::Root::binds`].
 struct Trees([RawFd; BINDS_MAX]);
 
@@ -250,6 +256,18 @@ fn note(outcome: &mut Outcome, measure: Measure, done: Result<(), Errno>) {
 fn last_error() -> Errno {
     // SAFETY: the C library's own number of this thread.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// Lets a shard have half as many descriptors as its composer.
+///
+/// Descriptors that were sent and not received yet are counted by user, and all shards are one user, perhaps the
+/// composer's. Who sends one when there are more of them than it may have open itself is refused: so shards that hoard
+/// them stop at half of what composers and zygotes may still send.
+fn halve_descriptors() {
+    let Some(most) = getrlimit(Resource::Nofile).current else { return };
+    let half = Some((most / 2).max(DESCRIPTORS_MIN).min(most));
+    // It can only be lowered, which everyone may.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: half, maximum: half });
 }
 
 fn mount_proc() -> Result<(), Errno> {
@@ -327,6 +345,7 @@ impl Fork {
     pub(crate) fn settle(self) -> Result<(), Errno> {
         let most = Some(TASKS_MAX);
         setrlimit(Resource::Nproc, Rlimit { current: most, maximum: most })?;
+        halve_descriptors();
         drop_bounds()?;
         drop_capabilities()?;
         seccompiler::apply_filter(&self.0).map_err(|_| last_error())

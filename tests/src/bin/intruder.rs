@@ -4,6 +4,7 @@
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use shard_runtime::control::{
     COMPOSER_LINK, ControlSocket, FromShard, PROTOCOL_VERSION, Packet, ToShard, Wire as WireMessage,
@@ -15,9 +16,10 @@ use shard_runtime::session::Verb;
 use shard_runtime::wake::BELL_BYTES;
 use shardkit::prelude::*;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -56,6 +58,9 @@ impl Shard for Intruder {
                 told((0..3).try_for_each(|_| Command::new("/bin/sleep").arg("1000").spawn().map(drop)))
             }
             "fork" => told::<_, Errno>(Ok(fork_without_end())),
+            "hoard" => told(hoard()),
+            "netlink" => told(rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)),
+            verb if verb.starts_with("rdma-") => told(shard_tests::rdma::ask(verb, what)),
             "allocate" => told::<_, Errno>(Ok(allocate_without_end())),
             "spin" => told::<_, Errno>(Ok(spin_everywhere())),
             "datagram" => told(send_datagram(what)),
@@ -157,18 +162,76 @@ fn embed() -> Result<()> {
     }
 }
 
-/// Joins by hand, and attacks what it was handed as soon as it is wired to the embedder.
+/// As many descriptors as a packet can carry, sent to itself and never received, until the kernel says no. They count for
+/// its user, as do those of all shards.
+fn hoard() -> std::io::Result<usize> {
+    let (ours, theirs) = ControlSocket::pair()?;
+    ours.set_nonblocking()?;
+    let mut packets = 0;
+    let error = loop {
+        if let Err(error) = pour(&ours, &[0], &[ours.as_fd(); POURED]) {
+            break error;
+        }
+        packets += 1;
+    };
+    // It keeps them as long as it lives.
+    std::mem::forget((ours, theirs));
+    println!("{packets} packets: {error}");
+    Ok(packets * POURED)
+}
+
+/// So many descriptors are sent at once: as many as the kernel takes.
+const POURED: usize = 253;
+
+/// Sends a packet with descriptors, whatever the protocol says.
+fn pour(socket: &ControlSocket, packet: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(POURED))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Joins by hand, and attacks what it was handed as soon as it is wired to the embedder and to all its partners.
 fn by_hand(way: &str) -> Result<()> {
     let control = ControlSocket::from_fd(shard_runtime::process::take_control().expect("a control socket"));
     control.send(&FromShard::Hello { version: PROTOCOL_VERSION, pid: std::process::id() }, &[])?;
     let mut packet = Packet::new();
+    let (mut held, mut has_embedder, mut has_partner) = (Vec::new(), false, false);
     loop {
         let (message, fds) = control.receive::<ToShard>(&mut packet)?;
         match message {
-            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => control.send(&FromShard::Ready, &[])?,
+            ToShard::Welcome(_) => held.extend(fds),
+            ToShard::Wire(wire) if wire.link == COMPOSER_LINK => {
+                control.send(&FromShard::Ready, &[])?;
+                match way {
+                    "flood-composer" | "babble" => return flood_composer(&wire, fds, way == "babble"),
+                    "foreign-end" => return end_others_sessions(&wire, fds),
+                    _ => held.extend(fds),
+                }
+            }
+            ToShard::Wire(wire) if matches!(way, "scribble" | "flood-partner") => {
+                control.send(&FromShard::Wired { link: wire.link }, &[])?;
+                has_embedder |= wire.shard.is_none();
+                has_partner |= wire.shard.is_some();
+                if way == "flood-partner" && wire.shard.is_some() {
+                    return flood(&wire, fds, false);
+                }
+                held.extend(fds);
+                if has_embedder && has_partner {
+                    return scribble(&held);
+                }
+            }
             ToShard::Wire(wire) => {
                 control.send(&FromShard::Wired { link: wire.link }, &[])?;
                 match way {
+                    "flood" => return flood(&wire, fds, true),
+                    "give" => loop {
+                        control.send(&FromShard::Wired { link: wire.link }, &[fds[0].as_fd()])?;
+                    },
+                    "pour" => loop {
+                        pour(&control, b"\x01", &[fds[0].as_fd(); POURED])?;
+                    },
                     "deaf" => loop {
                         std::thread::sleep(Duration::from_secs(3600));
                     },
@@ -223,6 +286,70 @@ fn rub(mut fds: Vec<OwnedFd>) -> Result<()> {
     }
 }
 
+/// Writes random words over all that it was handed, again and again.
+fn scribble(held: &[OwnedFd]) -> Result<()> {
+    let seed = std::env::var("SHARD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    let mut random = seed;
+    let mut regions = Vec::new();
+    for fd in held {
+        let bytes = rustix::fs::fstat(fd)?.st_size as usize;
+        regions.push(Region::receive(fd.try_clone()?, bytes)?.map(true)?);
+    }
+    loop {
+        for memory in &regions {
+            for offset in (0..memory.len()).step_by(8) {
+                // SplitMix64.
+                random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let word = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                memory.word(offset).store(word ^ (word >> 31), Ordering::Release);
+            }
+        }
+    }
+}
+
+/// Says to the composer, without end, that a handler has failed; or what is no word of a shard's.
+fn flood_composer(wire: &WireMessage, fds: Vec<OwnedFd>, babbles: bool) -> Result<()> {
+    let (_inbound, mut outbound) = shardkit::open_wire(wire, fds)?;
+    let header = Header::new(SessionId::NONE, if babbles { Verb::Open.port() } else { Verb::End.port() });
+    loop {
+        // A full ring is the composer's answer.
+        let _ = outbound.send(header.flagged(Flags::CONTROL), b"no reason");
+        outbound.flush()?;
+    }
+}
+
+/// Asks the composer to end every session that there may be, now and then.
+fn end_others_sessions(wire: &WireMessage, fds: Vec<OwnedFd>) -> Result<()> {
+    let (_inbound, mut outbound) = shardkit::open_wire(wire, fds)?;
+    loop {
+        for index in 0..16 {
+            let header = Header::new(SessionId::new(index, 1), Verb::End.port()).flagged(Flags::CONTROL);
+            let _ = outbound.send(header, b"not mine");
+        }
+        outbound.flush()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sends large and small messages without end on sessions that are not its own, and reads nothing.
+fn flood(wire: &WireMessage, fds: Vec<OwnedFd>, also_words: bool) -> Result<()> {
+    let (_inbound, mut outbound) = shardkit::open_wire(wire, fds)?;
+    let large = vec![7; 2_000];
+    let mut round = 0_u32;
+    loop {
+        round = round.wrapping_add(1);
+        let header = Header::new(SessionId::new(round % 16, round / 16 % 8), PortId(0));
+        let header = if also_words && round.is_multiple_of(7) {
+            Header { port: Verb::Rejected.port(), ..header }.flagged(Flags::CONTROL)
+        } else {
+            header
+        };
+        let _ = outbound.send(header, &large[..if round.is_multiple_of(3) { large.len() } else { 8 }]);
+        outbound.flush()?;
+    }
+}
+
 /// Sends to the embedder on every session that there may be: messages, answers, and what only the composer says.
 fn send_on_others_sessions(wire: &WireMessage, fds: Vec<OwnedFd>) -> Result<()> {
     let (_inbound, mut outbound) = shardkit::open_wire(wire, fds)?;
@@ -265,7 +392,8 @@ fn main() -> Result<()> {
             fork_early()?;
             shardkit::run(|_| Ok(Intruder))
         }
-        "deaf" | "maul" | "rub" | "foreign" => by_hand(&way),
+        "deaf" | "maul" | "rub" | "foreign" | "flood" | "flood-composer" | "babble" | "flood-partner"
+        | "give" | "pour" | "foreign-end" | "scribble" => by_hand(&way),
         "any" => shardkit::run_any(shardkit::Components::new().with("spare", |_| Ok(Intruder))),
         _ => shardkit::run(|_| Ok(Intruder)),
     }

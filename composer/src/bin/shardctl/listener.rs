@@ -81,7 +81,7 @@ pub(crate) fn accept(listener: &OwnedFd) -> OwnedFd {
     loop {
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) if is_trusted(&socket) => return socket,
-            Ok(_) => tracing::warn!("a caller of another user was turned away"),
+            Ok(socket) => tracing::warn!(reason = who(&socket), "a caller of another user was turned away"),
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
                 tracing::warn!(%error, "a caller could not be let in");
@@ -95,6 +95,14 @@ pub(crate) fn accept(listener: &OwnedFd) -> OwnedFd {
 pub(crate) fn is_trusted(socket: &impl AsFd) -> bool {
     rustix::net::sockopt::socket_peercred(socket)
         .is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
+}
+
+/// Who is at the other end, as the kernel says.
+fn who(socket: &impl AsFd) -> String {
+    match rustix::net::sockopt::socket_peercred(socket) {
+        Ok(peer) => format!("it is process {} of user {}", peer.pid, peer.uid.as_raw()),
+        Err(error) => format!("the kernel does not say who it is: {error}"),
+    }
 }
 
 /// Makes a folder that only this user can change, or checks that it is one: what others own they could fill.
