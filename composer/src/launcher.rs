@@ -14,7 +14,7 @@ use crate::relay::Relay;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 use shard_runtime::contain::{Contain, OciRuntime, contain};
 use shard_runtime::control::{ControlError, ControlSocket, LAUNCHER_ENV, Packet};
@@ -121,7 +121,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a zygote's word of a child may be under way.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(5);
-/// How often it is looked whether that time is over.
+/// How often it is looked for such children.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How long what was printed last may take to be taken.
 const PRINTED_WITHIN: Duration = Duration::from_secs(1);
@@ -235,7 +235,7 @@ fn serve() -> Result<(), ControlError> {
 fn attend(socket: &ControlSocket, shards: &mut Vec<Shard>, kept: &mut Kept) -> Result<(), ControlError> {
     let mut packet = Packet::new();
     loop {
-        let ended = wait(socket, shards, kept.stray.map(|_| LOOK_AGAIN))?;
+        let ended = wait(socket, shards, kept.look_again())?;
         for at in ended.shards.into_iter().rev() {
             report(socket, shards.swap_remove(at));
         }
@@ -291,6 +291,11 @@ struct Kept {
 }
 
 impl Kept {
+    /// How long to wait at the most: what a zygote forks may end without a word.
+    fn look_again(&self) -> Option<Timespec> {
+        self.jails.iter().any(|jail| jail.zygote).then_some(LOOK_AGAIN)
+    }
+
     /// Reaps children that have ended and that nobody has told of: what a zygote has forked and not given away, because it
     /// died, or never meant to. One that is about to be adopted gets the time for it.
     fn reap_strays(&mut self, shards: &[Shard]) {
@@ -531,7 +536,12 @@ fn kill_all(shards: Vec<Shard>, jails: Vec<Jail>) {
         // It may have ended by itself.
         let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
     }
-    for process in all {
-        let _ = reap(process.pidfd.as_fd());
+    // What a zygote has forked and told nobody of. Its number is its own as long as it is not reaped.
+    let me = std::process::id();
+    let children = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        let _ = kill_process(child, Signal::KILL);
     }
+    // In whatever order: an anchor ends when all are reaped that were in its namespaces.
+    while matches!(waitid(WaitId::All, WaitIdOptions::EXITED), Ok(Some(_)) | Err(Errno::INTR)) {}
 }
