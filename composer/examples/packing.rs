@@ -189,50 +189,46 @@ impl World {
             ratio(churn, churn_bound),
         );
         if offline && self.kinds.len() == 1 {
-            let hosts = self.offline(all);
+            let hosts = self.offline(&all);
             println!("{name:<10} {seed:>4} {bound:>6.1} | offline: {hosts} {:.3}", ratio(hosts, bound));
         }
     }
 
     /// How many hosts are needed by somebody who knows all components: see the head of this file.
-    fn offline(&self, mut all: Vec<Needs>) -> usize {
+    fn offline(&self, all: &[Needs]) -> usize {
         let had = capacity(&self.kinds[0]);
-        let parts = |needs: &Needs| -> [f64; 4] { std::array::from_fn(|at| amounts(needs)[at] / had[at]) };
+        let mut rest: Vec<(Needs, [f64; 4])> = all
+            .iter()
+            .map(|needs| (*needs, std::array::from_fn(|at| amounts(needs)[at] / had[at])))
+            .collect();
         let mut hosts = 0;
-        while !all.is_empty() {
+        while !rest.is_empty() {
             hosts += 1;
+            let sums: [f64; 4] = std::array::from_fn(|at| rest.iter().map(|(_, parts)| parts[at]).sum());
+            let most = sums.into_iter().fold(0.0, f64::max);
+            let weights = sums.map(|sum: f64| (sum / most).powi(2));
+            let dot = |a: &[f64; 4], b: &[f64; 4]| (0..4).map(|at| weights[at] * a[at] * b[at]).sum::<f64>();
             let mut host = Allocator::new(vec![self.kinds[0].clone()]).expect("the host is well");
             let mut left = [1.0; 4];
-            let mut rest = [0.0; 4];
-            for needs in &all {
-                (0..4).for_each(|at| rest[at] += parts(needs)[at]);
-            }
-            let most = rest.into_iter().fold(0.0, f64::max);
-            let weights = rest.map(|rest: f64| (rest / most).powi(2));
-            let dot = |a: &[f64; 4], b: &[f64; 4]| (0..4).map(|at| weights[at] * a[at] * b[at]).sum::<f64>();
-            // Those that a host has refused it has no room for later, either.
-            let mut left_over = Vec::new();
+            // Those that the host has refused it has no room for later, either.
+            let mut refused = Vec::new();
             loop {
-                let along = |needs: &Needs| {
-                    let parts = parts(needs);
-                    dot(&parts, &left) / dot(&parts, &parts).sqrt().max(1e-12)
-                };
-                let best = (0..all.len()).max_by(|&a, &b| along(&all[a]).total_cmp(&along(&all[b])));
-                let Some(best) = best else { break };
-                let needs = all.swap_remove(best);
+                let fit = (0..rest.len()).filter(|&one| (0..4).all(|at| rest[one].1[at] <= left[at]));
+                let along =
+                    |one: usize| dot(&rest[one].1, &left) / dot(&rest[one].1, &rest[one].1).sqrt().max(1e-12);
+                let best = fit.map(|one| (along(one), one)).max_by(|a, b| a.0.total_cmp(&b.0));
+                let Some((_, best)) = best else { break };
+                let (needs, parts) = rest.swap_remove(best);
                 match host.allocate(&needs) {
-                    Ok(grant) if grant.parts().len() == 1 => {
-                        (0..4).for_each(|at| left[at] -= parts(&needs)[at]);
-                        drop(grant);
+                    Ok(grant) if grant.parts().len() == 1 => (0..4).for_each(|at| left[at] -= parts[at]),
+                    Ok(spread) => {
+                        host.release(spread);
+                        refused.push((needs, parts));
                     }
-                    Ok(grant) => {
-                        host.release(grant);
-                        left_over.push(needs);
-                    }
-                    Err(_) => left_over.push(needs),
+                    Err(_) => refused.push((needs, parts)),
                 }
             }
-            all = left_over;
+            rest.extend(refused);
         }
         hosts
     }

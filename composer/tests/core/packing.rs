@@ -124,7 +124,7 @@ impl Pair {
 
     fn take_in(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Launch { shard, component } => {
+            Effect::Launch { shard, component, .. } => {
                 self.oracle.shards.insert(shard, (component, 0));
                 Some(Event::ShardReady { shard })
             }

@@ -146,7 +146,9 @@ fn what_is_missing_is_launched_and_the_session_is_cold() {
     let mut rig = Rig::new(&pair((1, 1, 3), (1, 0, 3)));
     rig.starts = false;
     let request = rig.request(1_000);
-    let Some(&Effect::Launch { shard, component }) = rig.effects.last() else { panic!("nothing launched") };
+    let Some(&Effect::Launch { shard, component, .. }) = rig.effects.last() else {
+        panic!("nothing launched")
+    };
     assert_eq!(component, ComponentId(1));
     rig.pass_ms(5);
     rig.tell(Event::ShardReady { shard });
