@@ -34,9 +34,9 @@ impl Core {
             }
         }
         // Whose first request came first is served first.
-        let queues = 0..self.shape.compositions.len();
+        let able = (0..self.shape.compositions.len()).filter(|&c| !self.is_short(c as u16));
         let mut waiting: Vec<(u64, u16)> =
-            queues.filter_map(|c| Some((self.requests.head(c)?.0, c as u16))).collect();
+            able.filter_map(|c| Some((self.requests.head(c)?.0, c as u16))).collect();
         waiting.sort_unstable();
         // Of each component, the places that these and those before them want.
         let mut wanted = Vec::new();
@@ -48,6 +48,9 @@ impl Core {
                 wanted[usize::from(level.component)] += requests;
             }
             while self.start_set(now_ns, composition, &wanted, &mut thawed, effects) {}
+        }
+        if self.somebody_is_short() {
+            self.make_room(now_ns, effects);
         }
         thawed
     }
@@ -76,9 +79,6 @@ impl Core {
             frozen.is_none()
         });
         let mut progress = lacking.len() < before;
-        if self.is_short(composition) {
-            return progress;
-        }
         let mut last = None;
         for component in lacking {
             let why = Why::Waiting { requests: wanted[usize::from(component)] as u32 };
@@ -101,9 +101,10 @@ impl Core {
         lacks.then_some(Why::Target { ready: stock.target })
     }
 
-    /// Whether one more shard of a component is needed.
+    /// Whether one more shard of a component is needed, and may be had.
     fn lacks(&self, component: u16) -> bool {
-        let waits = || self.is_running() && self.supply(component) < self.demand(component);
+        let waits =
+            || self.is_running() && self.supply(component) < self.demand_of(component, |c| !self.is_short(c));
         self.below_target(component).is_some() || waits()
     }
 
@@ -217,10 +218,14 @@ impl Core {
     /// How many requests in the queues need a place of this component, without those that some other component
     /// could not serve with all the shards it may have.
     pub(super) fn demand(&self, component: u16) -> u64 {
+        self.demand_of(component, |_| true)
+    }
+
+    fn demand_of(&self, component: u16, counts: impl Fn(u16) -> bool) -> u64 {
         let compositions = &self.shape.components[usize::from(component)].compositions;
-        let queues =
-            compositions.iter().map(|&(c, _)| (c, u64::from(self.requests.queues[usize::from(c)].len())));
-        queues
+        let queues = compositions.iter().filter(|(c, _)| counts(*c));
+        let waiting = queues.map(|&(c, _)| (c, u64::from(self.requests.queues[usize::from(c)].len())));
+        waiting
             .filter(|&(_, waiting)| waiting > 0)
             .map(|(c, waiting)| waiting.min(self.supply_at_most(c)))
             .sum()

@@ -69,6 +69,12 @@ impl Core {
         self.short[usize::from(composition)].is_some()
     }
 
+    /// Whether a request waits for room.
+    pub(super) fn somebody_is_short(&self) -> bool {
+        let mut queues = self.short.iter().zip(&self.requests.queues);
+        queues.any(|(short, queue)| short.is_some() && !queue.is_empty())
+    }
+
     /// Why a composition that is short can't be had.
     pub(super) fn shortage(&self, composition: u16) -> Option<Refusal> {
         let short = self.short[usize::from(composition)].as_ref()?;
@@ -96,7 +102,7 @@ impl Core {
     }
 
     /// Ends the shards that nobody needs, now, the frozen ones too.
-    fn make_room(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn make_room(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
         for component in 0..self.shape.components.len() as u16 {
             while let Some((shard, _)) = self.surplus(component) {
                 self.stop(now_ns, shard, Why::Room, effects);

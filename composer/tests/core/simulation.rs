@@ -479,7 +479,7 @@ impl World {
             return;
         }
         self.counts.no_room += 1;
-        set.iter().for_each(|(shard, _)| drop(self.shards.remove(shard)));
+        shards.iter().for_each(|shard| drop(self.shards.remove(shard)));
         let missing = vec![Missing { resource: Resource::Memory, needed: needed.into(), free: free.into() }];
         let shortage = Shortage { at: 0, of: shards.len(), host: "simulated".into(), missing, proved: true };
         self.tell(Event::NoRoom { shards, shortage: Arc::new(shortage) });
