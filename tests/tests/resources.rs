@@ -85,7 +85,7 @@ fn two_pairs(memory: [&str; 4], extra: &str) -> String {
 #[test]
 fn a_composition_with_room_for_a_part_of_it_starts_nothing_and_is_named_and_starts_whole_when_there_is_room()
 {
-    let text = two_pairs(["40MiB"; 4], "max = 2");
+    let text = two_pairs(["40MiB"; 4], "warm = 0\nmax = 2");
     let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
     let composer = start_on(host, &text).unwrap();
     let first = composer.compose("ab").unwrap();
@@ -107,7 +107,7 @@ fn a_composition_with_room_for_a_part_of_it_starts_nothing_and_is_named_and_star
 
 #[test]
 fn a_composition_that_is_larger_than_the_host_is_refused_at_once() {
-    let text = two_pairs(["40MiB", "40MiB", "90MiB", "40MiB"], "max = 2");
+    let text = two_pairs(["40MiB", "40MiB", "90MiB", "40MiB"], "warm = 0\nmax = 2");
     let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
     let composer = start_on(host, &text).unwrap();
     let asked = Instant::now();
@@ -125,7 +125,7 @@ fn a_composition_that_is_larger_than_the_host_is_refused_at_once() {
 
 #[test]
 fn compositions_that_compete_for_the_same_room_all_get_it_in_turn() {
-    let text = two_pairs(["40MiB"; 4], "max = 4");
+    let text = two_pairs(["40MiB"; 4], "warm = 0\nmax = 4");
     let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
     let composer = start_on(host, &text).unwrap();
     let players: Vec<_> = (0..4)

@@ -79,8 +79,14 @@ impl Allocator {
             grants.drain(..).for_each(|grant| self.release(grant));
             match search(&self.rooms, &sorted) {
                 Found::All(way) => {
-                    let way = sorted.iter().zip(way);
-                    grants.extend(way.map(|(needs, (host, choice))| self.take_choice(host, needs, choice)));
+                    // The sums suffice if all processors are taken before any share.
+                    for (needs, (host, choice)) in sorted.iter().zip(way) {
+                        let needs = Needs { share_millicores: 0, ..**needs };
+                        grants.push(self.take_choice(host, &needs, choice));
+                    }
+                    for (grant, needs) in grants.iter_mut().zip(&sorted) {
+                        self.on(grant.host, |room| room.add_share(grant, needs.share_millicores.into()));
+                    }
                     break;
                 }
                 found => {

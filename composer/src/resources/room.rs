@@ -388,6 +388,28 @@ impl Room {
         Grant { host, parts, gpu, nic }
     }
 
+    /// Gives a share to whoever has a grant already, the nearest to it first.
+    ///
+    /// # Panics
+    /// If the host has less than that.
+    pub(super) fn add_share(&mut self, grant: &mut Grant, mut share: u64) {
+        for &(at, _) in &self.near[grant.parts[0].node] {
+            let node = &mut self.nodes[at];
+            let given = share.min(node.millicores());
+            share -= given;
+            node.share_millicores += given;
+            match grant.parts.iter_mut().find(|part| part.node == at) {
+                Some(part) => part.share_millicores += given,
+                None if given > 0 => {
+                    grant.parts.push(Part { node: at, share_millicores: given, ..Part::default() });
+                }
+                None => {}
+            }
+        }
+        assert!(share == 0, "a share that fits the sums of a host's nodes can be spread over them");
+        self.sum();
+    }
+
     /// Takes back what was given.
     ///
     /// # Panics
