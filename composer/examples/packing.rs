@@ -4,7 +4,11 @@
 //! cargo run --release -p shard-composer --example packing              all mixes, three seeds
 //! cargo run --release -p shard-composer --example packing -- --quick   one seed, and a fifth of the components
 //! cargo run --release -p shard-composer --example packing -- --mix gpu --seed 7
+//! cargo run --release -p shard-composer --example packing -- --mix balanced --offline
 //! ```
+//!
+//! A decision is timed by the clock and by the processor time of its thread: on a host with other work, what is in the
+//! first and not in the second is theirs.
 //!
 //! # What is packed
 //!
@@ -33,6 +37,11 @@
 //! can be thought of as one, so `x[i]`, the part of `i` on the first kind, is what is left, and that program is solved.
 //! The bound ignores that a host keeps a processor for all, that GPU memory comes from one GPU, and that cores are whole.
 //!
+//! How far the bound is from what can be reached shows `--offline`: it knows all components beforehand, and fills host
+//! after host with the one whose needs point most in the direction of what is left there (the dot product of Panigrahy,
+//! Talwar, Uyeda and Wieder, "Heuristics for vector bin packing", 2011), each resource weighed by the square of how much
+//! of it is still to be placed.
+//!
 //! Invariant: what is packed follows from the seed alone.
 
 use clap::Parser;
@@ -40,6 +49,7 @@ use hdrhistogram::Histogram;
 use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::time::{ClockId, clock_gettime};
 use shard_composer::resources::{Allocator, Grant, HostFile, Inventory};
 use shardkit::application::Needs;
 use std::f64::consts::PI;
@@ -74,6 +84,9 @@ struct Args {
     /// One seed and a fifth of the components.
     #[arg(long)]
     quick: bool,
+    /// Pack with all components known beforehand, too.
+    #[arg(long)]
+    offline: bool,
 }
 
 fn main() {
@@ -83,14 +96,14 @@ fn main() {
         args.seed = args.seed.or(Some(1));
     }
     println!(
-        "mix        seed  bound | online: hosts ratio | largest first: hosts ratio | after churn: bound hosts ratio | a decision: p50 p99 max"
+        "mix        seed  bound | online: hosts ratio | largest first: hosts ratio | after churn: bound hosts ratio | a decision by the clock: p50 p99 max | by its thread's time"
     );
     for (name, factors) in
         MIXES.into_iter().filter(|(name, _)| args.mix.as_ref().is_none_or(|mix| mix == name))
     {
         for seed in args.seed.map_or(1..=3, |seed| seed..=seed) {
             let mut world = World::new(name, factors, seed);
-            world.run(name, seed, args.components);
+            world.run(name, seed, args.components, args.offline);
         }
     }
 }
@@ -99,7 +112,8 @@ struct World {
     random: StdRng,
     factors: [f64; 4],
     kinds: Vec<Inventory>,
-    times: Histogram<u64>,
+    /// How long decisions took, by the clock and by the thread's processor time.
+    times: [Histogram<u64>; 2],
 }
 
 impl World {
@@ -122,10 +136,10 @@ impl World {
         let mut kinds = vec![declared(&format!("probe = false\n{}{}", node(0), node(1)))];
         kinds.extend((name == "unequal").then(|| declared(other)));
         let times = Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("the bounds are in order");
-        Self { random: StdRng::seed_from_u64(seed), factors, kinds, times }
+        Self { random: StdRng::seed_from_u64(seed), factors, kinds, times: [times.clone(), times] }
     }
 
-    fn run(&mut self, name: &str, seed: u64, components: usize) {
+    fn run(&mut self, name: &str, seed: u64, components: usize, offline: bool) {
         let mut all: Vec<Needs> = (0..components).map(|_| self.needs()).collect();
         let bound = self.bound(&all);
         let count = ((bound * 1.4) as usize + 8) * self.kinds.len();
@@ -163,22 +177,69 @@ impl World {
         drop(grants);
 
         let ratio = |hosts: usize, bound: f64| hosts as f64 / bound.ceil();
-        let time = |q: f64| Duration::from_nanos(self.times.value_at_quantile(q));
+        let [clock, own] = self.times.each_ref().map(|times| {
+            let time = |ns| format!("{:.1?}", Duration::from_nanos(ns));
+            let [p50, p99] = [0.5, 0.99].map(|q| time(times.value_at_quantile(q)));
+            format!("{p50} {p99} {}", time(times.max()))
+        });
         println!(
-            "{name:<10} {seed:>4} {bound:>6.1} | {online:>13} {:.3} | {sorted:>20} {:.3} | {churn_bound:>18.1} {churn:>5} {:.3} | {:>15.1?} {:.1?} {:.1?}",
+            "{name:<10} {seed:>4} {bound:>6.1} | {online:>13} {:.3} | {sorted:>20} {:.3} | {churn_bound:>18.1} {churn:>5} {:.3} | {clock:>36} | {own:>20}",
             ratio(online, bound),
             ratio(sorted, bound),
             ratio(churn, churn_bound),
-            time(0.5),
-            time(0.99),
-            Duration::from_nanos(self.times.max()),
         );
+        if offline && self.kinds.len() == 1 {
+            let hosts = self.offline(&all);
+            println!("{name:<10} {seed:>4} {bound:>6.1} | offline: {hosts} {:.3}", ratio(hosts, bound));
+        }
+    }
+
+    /// How many hosts are needed by somebody who knows all components: see the head of this file.
+    fn offline(&self, all: &[Needs]) -> usize {
+        let had = capacity(&self.kinds[0]);
+        let mut rest: Vec<(Needs, [f64; 4])> = all
+            .iter()
+            .map(|needs| (*needs, std::array::from_fn(|at| amounts(needs)[at] / had[at])))
+            .collect();
+        let mut hosts = 0;
+        while !rest.is_empty() {
+            hosts += 1;
+            let sums: [f64; 4] = std::array::from_fn(|at| rest.iter().map(|(_, parts)| parts[at]).sum());
+            let most = sums.into_iter().fold(0.0, f64::max);
+            let weights = sums.map(|sum: f64| (sum / most).powi(2));
+            let dot = |a: &[f64; 4], b: &[f64; 4]| (0..4).map(|at| weights[at] * a[at] * b[at]).sum::<f64>();
+            let mut host = Allocator::new(vec![self.kinds[0].clone()]).expect("the host is well");
+            let mut left = [1.0; 4];
+            // Those that the host has refused it has no room for later, either.
+            let mut refused = Vec::new();
+            loop {
+                let fit = (0..rest.len()).filter(|&one| (0..4).all(|at| rest[one].1[at] <= left[at]));
+                let along =
+                    |one: usize| dot(&rest[one].1, &left) / dot(&rest[one].1, &rest[one].1).sqrt().max(1e-12);
+                let best = fit.map(|one| (along(one), one)).max_by(|a, b| a.0.total_cmp(&b.0));
+                let Some((_, best)) = best else { break };
+                let (needs, parts) = rest.swap_remove(best);
+                match host.allocate(&needs) {
+                    Ok(grant) if grant.parts().len() == 1 => (0..4).for_each(|at| left[at] -= parts[at]),
+                    Ok(spread) => {
+                        host.release(spread);
+                        refused.push((needs, parts));
+                    }
+                    Err(_) => refused.push((needs, parts)),
+                }
+            }
+            rest.extend(refused);
+        }
+        hosts
     }
 
     fn decide(&mut self, allocator: &mut Allocator, needs: &Needs) -> Grant {
-        let start = Instant::now();
+        let (start, start_own) = (Instant::now(), own_time());
         let grant = allocator.allocate(needs).expect("there are hosts enough");
-        self.times.saturating_record(start.elapsed().as_nanos() as u64);
+        let times = [own_time() - start_own, start.elapsed()];
+        let [clock, own] = &mut self.times;
+        own.saturating_record(times[0].as_nanos() as u64);
+        clock.saturating_record(times[1].as_nanos() as u64);
         grant
     }
 
@@ -235,6 +296,12 @@ impl World {
             }
         }
     }
+}
+
+/// The processor time that this thread has had.
+fn own_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn declared(text: &str) -> Inventory {

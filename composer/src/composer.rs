@@ -239,7 +239,7 @@ impl Builder {
             }
             _ => None,
         };
-        let hub = Hub::new(
+        let mut hub = Hub::new(
             Arc::clone(&application),
             Bell::map(&hub_bell)?,
             slow.clone(),
@@ -247,6 +247,16 @@ impl Builder {
             embed.clone(),
             scaler,
         );
+        for (at, composition) in application.compositions.iter().enumerate() {
+            let needs = composition.components.iter().map(|id| application.component(*id).needs);
+            if let Err(shortage) = allocator.clone().allocate_all(&needs.collect::<Vec<_>>()).map(drop)
+                && shortage.proved
+            {
+                let name = &composition.name;
+                tracing::warn!(composition = name, %shortage, "it does not fit on this host and will be refused");
+                hub.core.never_fits(CompositionId(at as u16), composition.components[shortage.at], shortage);
+            }
+        }
         let inner = Arc::new(Inner::new(application, hub, embed.clone(), slow, waker));
         let parts = Parts {
             poll,

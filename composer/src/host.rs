@@ -23,10 +23,11 @@ impl Host {
         Self { allocator, sharers: 0 }
     }
 
-    pub(crate) fn take(&mut self, needs: &Needs) -> Result<Grant, Shortage> {
-        let grant = self.allocator.allocate(needs)?;
-        self.sharers += usize::from(!owns_processors(&grant));
-        Ok(grant)
+    /// What several shards need that are to be there together, in their order, or nothing.
+    pub(crate) fn take_all(&mut self, needs: &[Needs]) -> Result<Vec<Grant>, Shortage> {
+        let grants = self.allocator.allocate_all(needs)?;
+        self.sharers += grants.iter().filter(|grant| !owns_processors(grant)).count();
+        Ok(grants)
     }
 
     /// A shard is gone.
@@ -120,14 +121,18 @@ mod tests {
         Host::new(Allocator::new(vec![inventory]).unwrap())
     }
 
+    fn take(host: &mut Host, needs: Needs) -> Grant {
+        host.take_all(&[needs]).unwrap().remove(0)
+    }
+
     #[test]
     fn a_shards_thread_gets_the_first_of_its_processors_and_its_other_threads_the_rest() {
         let mut host = host("0-4");
-        let two = host.take(&Needs { cores: 2, ..Needs::default() }).unwrap();
+        let two = take(&mut host, Needs { cores: 2, ..Needs::default() });
         assert_eq!(host.processors(&two), (Some(1), vec![2]));
-        let one = host.take(&Needs { cores: 1, ..Needs::default() }).unwrap();
+        let one = take(&mut host, Needs { cores: 1, ..Needs::default() });
         assert_eq!(host.processors(&one), (Some(3), vec![0, 4]));
-        let none = host.take(&Needs::default()).unwrap();
+        let none = take(&mut host, Needs::default());
         assert_eq!(host.processors(&none), (None, vec![0, 4]));
         host.give_back(two);
         assert_eq!(host.processors(&none), (None, vec![0, 1, 2, 4]));
@@ -139,7 +144,7 @@ mod tests {
     fn room_is_what_was_not_given_and_what_others_left() {
         let mut host = host("0-2");
         let needs = |cores, memory_bytes| Needs { cores, memory_bytes, ..Needs::default() };
-        let _held = host.take(&needs(1, 1 << 30)).unwrap();
+        let _held = take(&mut host, needs(1, 1 << 30));
         assert_eq!(host.room(&needs(0, 1 << 30), None), Some(3));
         assert_eq!(host.room(&needs(0, 1 << 30), Some(2 << 30)), Some(2));
         assert_eq!(host.room(&needs(1, 1 << 30), Some(8 << 30)), Some(1));
@@ -149,10 +154,10 @@ mod tests {
     #[test]
     fn nobody_spins_where_there_is_no_core_for_it() {
         let mut host = host("0-2");
-        let own = host.take(&Needs { cores: 1, ..Needs::default() }).unwrap();
-        let shares = host.take(&Needs::default()).unwrap();
+        let own = take(&mut host, Needs { cores: 1, ..Needs::default() });
+        let shares = take(&mut host, Needs::default());
         assert_eq!(host.spin_us(Wait::SpinThenPark { spin_us: 50 }, &shares), 50);
-        let _another = host.take(&Needs::default()).unwrap();
+        let _another = take(&mut host, Needs::default());
         assert_eq!(host.spin_us(Wait::SpinThenPark { spin_us: 50 }, &shares), 0);
         assert_eq!(host.spin_us(Wait::Spin, &shares), 0);
         assert_eq!(host.spin_us(Wait::Spin, &own), u32::MAX);

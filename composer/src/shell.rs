@@ -4,10 +4,10 @@
 //! with mio. What the core decides comes over a channel, in order. Where a shard comes from is the shell's choice: the
 //! cheapest that is at hand (`sources`).
 //!
-//! What a shard needs of the host is its own from before it is started until it was reaped. If it is not to be had while
-//! others that hold some of it are ending, the launch waits for them; otherwise it fails, and says what is missing.
+//! What a shard needs of the host is its own from before it is started until it was reaped. Shards that are launched as a
+//! set get their parts of the host all together, or none is started; the core is told what is missing and waits.
 //!
-//! Invariant: for every `Launch` the core hears exactly one `ShardExited` in the end, for every `Wire` one `Wired` or
+//! Invariant: for every `Launch` the core hears exactly one `ShardExited` or `NoRoom` in the end, for every `Wire` one `Wired` or
 //! `WireFailed` unless one of its ends is gone.
 
 mod loads;
@@ -15,7 +15,7 @@ mod sources;
 mod wires;
 
 use crate::affinity::confine;
-use crate::core::{Effect, End, Event, Exit, KillReason, Tier, Why, WireId};
+use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireId};
 use crate::freezer::Freezer;
 use crate::groups::{Groups, Limits};
 use crate::history::History;
@@ -45,6 +45,7 @@ use shard_runtime::region::Region;
 use shard_runtime::ring::Ring;
 use shard_runtime::stats::{Stats, StatsReader};
 use shard_runtime::wake::create_bell;
+use shardkit::application::Needs;
 use shardkit::open_wire;
 use sources::Sources;
 use std::collections::{HashMap, HashSet};
@@ -68,12 +69,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A shard as the shell sees it.
 struct Shard {
     component: ComponentId,
-    /// None as long as it waits for a zygote, or for its part of the host.
+    /// None as long as it waits for a zygote.
     process: Option<ProcessId>,
-    /// Its part of the host; none as long as it waits for that.
-    grant: Option<Grant>,
-    /// It was told to end, so its part of the host is about to come back.
-    leaving: bool,
+    /// Its part of the host.
+    grant: Grant,
     from: Tier,
     bell: Region,
     stats: Region,
@@ -109,10 +108,8 @@ pub(crate) struct Shell {
     embed_bell: Option<Region>,
     hub_bell: Region,
     host: Host,
-    /// Launches that wait for what others give back, the oldest first.
-    waiting: Vec<ShardId>,
-    /// Something came back that they may wait for.
-    came_back: bool,
+    /// What is to be launched together, as far as it has been heard.
+    set: Vec<(ShardId, ComponentId)>,
     /// Which processors are shared has changed.
     shared_changed: bool,
     /// Whether some composition lets its sessions end when nobody uses them.
@@ -206,8 +203,7 @@ impl Shell {
             embed_bell,
             hub_bell,
             host,
-            waiting: Vec::new(),
-            came_back: false,
+            set: Vec::new(),
             shared_changed: false,
         })
     }
@@ -231,7 +227,6 @@ impl Shell {
             }
             self.obey();
             self.look_at_time();
-            self.go_on_waiting();
             self.move_threads();
             self.keep_sources();
         }
@@ -317,7 +312,14 @@ impl Shell {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { shard, component, why } => self.launch(shard, component, why),
+            Effect::Launch { shard, component, why, more } => {
+                let name = &self.inner.application.component(component).name;
+                tracing::info!(%shard, component = name, reason = %why, "shard is launched");
+                self.set.push((shard, component));
+                if !more {
+                    self.launch_set();
+                }
+            }
             Effect::Wire { wire, caller, callee } => self.wire(wire, [caller, callee]),
             Effect::Unwire { wire, at } => self.unwire(wire, at),
             Effect::Stop { shard } => self.stop(shard),
@@ -331,12 +333,30 @@ impl Shell {
 
     // Launching.
 
-    fn launch(&mut self, shard: ShardId, component: ComponentId, why: Why) {
-        let name = &self.inner.application.component(component).name;
-        tracing::info!(%shard, component = name, reason = %why, "shard is launched");
-        if let Err(error) = self.try_launch(shard, component) {
-            self.not_launched(shard, component, &error);
+    /// Gives all of a set their parts of the host and starts them, or tells the core that there is no room.
+    fn launch_set(&mut self) {
+        let set = std::mem::take(&mut self.set);
+        let needs: Vec<Needs> =
+            set.iter().map(|(_, component)| self.inner.application.component(*component).needs).collect();
+        match self.host.take_all(&needs) {
+            Ok(grants) => {
+                for ((shard, component), grant) in set.into_iter().zip(grants) {
+                    if let Err(error) = self.try_launch(shard, component, grant) {
+                        self.not_launched(shard, component, &error);
+                    }
+                }
+            }
+            Err(shortage) => self.no_room(&set, shortage),
         }
+    }
+
+    fn no_room(&mut self, set: &[(ShardId, ComponentId)], shortage: Shortage) {
+        let lacking = set[shortage.at].1;
+        let component = &self.inner.application.component(lacking).name;
+        tracing::warn!(shards = set.len(), component, %shortage, "the host has no room; none of the set is started");
+        self.inner.note_fault_of(lacking, format!("there is no room for it: {shortage}"));
+        let shards = set.iter().map(|(shard, _)| *shard).collect();
+        self.tell(Event::NoRoom { shards, shortage: Arc::new(shortage) });
     }
 
     fn not_launched(&mut self, shard: ShardId, component: ComponentId, error: &LaunchError) {
@@ -346,18 +366,35 @@ impl Shell {
         self.tell(Event::ShardExited { shard, how: Exit::NotStarted(errno(error)) });
     }
 
-    /// Makes what a shard needs, gets it its part of the host, and a process.
-    fn try_launch(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
-        let link = self.inner.lock().reserve_link(shard).ok_or(LaunchError::NoLink)?;
+    /// Makes what a shard needs beside its part of the host, and gets it a process.
+    fn try_launch(
+        &mut self,
+        shard: ShardId,
+        component: ComponentId,
+        grant: Grant,
+    ) -> Result<(), LaunchError> {
+        let name = &self.inner.application.component(component).name;
+        tracing::debug!(%shard, component = name, ?grant, "launching, with its part of the host");
+        self.shared_changed |= owns_processors(&grant);
+        let made = || {
+            let link = self.inner.lock().reserve_link(shard).ok_or(LaunchError::NoLink)?;
+            Ok((link, create_bell("shard-bell")?, Stats::create("shard-stats")?))
+        };
+        let (link, bell, stats) = match made() {
+            Ok(made) => made,
+            Err(error) => {
+                self.host.give_back(grant);
+                return Err(error);
+            }
+        };
         let entry = Shard {
             component,
             process: None,
             from: Tier::Cold,
-            bell: create_bell("shard-bell")?,
-            stats: Stats::create("shard-stats")?,
+            bell,
+            stats,
             link,
-            grant: None,
-            leaving: false,
+            grant,
             welcomed: false,
             launched_ns: clock::now_ns(),
             polls: true,
@@ -366,50 +403,7 @@ impl Shell {
             floods: 0,
         };
         self.shards.insert(shard, entry);
-        match self.give_room(shard, component) {
-            Err(LaunchError::Shortage(shortage))
-                if self.shards.values().any(|s| s.leaving && s.grant.is_some()) =>
-            {
-                tracing::debug!(%shard, %shortage, "the launch waits for what others give back");
-                self.waiting.push(shard);
-                Ok(())
-            }
-            given => given.and_then(|()| self.start_at_hand(shard, component)),
-        }
-    }
-
-    /// Gives a shard its part of the host.
-    fn give_room(&mut self, shard: ShardId, component: ComponentId) -> Result<(), LaunchError> {
-        let name = &self.inner.application.component(component).name;
-        let needs = &self.inner.application.component(component).needs;
-        let grant = self.host.take(needs).inspect_err(|shortage| {
-            self.inner.note_fault_of(component, format!("there is no room for it: {shortage}"));
-        })?;
-        tracing::debug!(%shard, component = name, ?grant, "its part of the host");
-        self.shared_changed |= owns_processors(&grant);
-        if let Some(entry) = self.shards.get_mut(&shard) {
-            entry.grant = Some(grant);
-        }
-        Ok(())
-    }
-
-    /// Launches what waits and can be had by now.
-    fn go_on_waiting(&mut self) {
-        if !std::mem::take(&mut self.came_back) {
-            return;
-        }
-        for shard in std::mem::take(&mut self.waiting) {
-            let Some(component) = self.shards.get(&shard).map(|entry| entry.component) else { continue };
-            let leaving = self.shards.values().any(|s| s.leaving && s.grant.is_some());
-            match self.give_room(shard, component) {
-                Err(LaunchError::Shortage(_)) if leaving => self.waiting.push(shard),
-                given => {
-                    if let Err(error) = given.and_then(|()| self.start_at_hand(shard, component)) {
-                        self.not_launched(shard, component, &error);
-                    }
-                }
-            }
-        }
+        self.start_at_hand(shard, component)
     }
 
     /// Moves the threads of all processes to where they belong, if that has changed.
@@ -418,13 +412,13 @@ impl Shell {
             return;
         }
         if let Some(interrupts) = &mut self.interrupts {
-            let grants = self.shards.values().filter_map(|shard| shard.grant.as_ref());
+            let grants = self.shards.values().map(|shard| &shard.grant);
             interrupts.keep_off(grants.flat_map(Grant::processors).collect());
         }
         let shared = self.host.shared();
         for process in self.processes.iter().filter(|process| process.pid != 0) {
             let shard = if let Role::Shard(shard) = process.role { self.shards.get(&shard) } else { None };
-            match shard.and_then(|shard| shard.grant.as_ref()) {
+            match shard.map(|shard| &shard.grant) {
                 Some(grant) => {
                     let own: Vec<u32> = grant.processors().collect();
                     confine(process.pid, &own, &self.host.processors(grant).1);
@@ -584,7 +578,7 @@ impl Shell {
             Role::Shard(shard) => {
                 let entry = self.shards.get(&shard);
                 let component = entry.map_or(ComponentId(0), |entry| entry.component);
-                let grant = entry.and_then(|entry| entry.grant.as_ref());
+                let grant = entry.map(|entry| &entry.grant);
                 let processors = grant.into_iter().flat_map(Grant::processors).map(|id| id as usize);
                 self.limits_of(component, processors.collect())
             }
@@ -805,7 +799,7 @@ impl Shell {
         let process = entry.process.and_then(|process| self.processes.get(process));
         let socket = &process.ok_or(LaunchError::NoLauncher)?.socket;
         let spec = self.inner.application.component(entry.component);
-        let grant = entry.grant.as_ref().ok_or(LaunchError::NoLauncher)?;
+        let grant = &entry.grant;
         let (core, shared_cores) = self.host.processors(grant);
         let welcome = Welcome {
             shard,
@@ -863,7 +857,6 @@ impl Shell {
 
     fn stop(&mut self, shard: ShardId) {
         tracing::debug!(%shard, component = self.name(shard), "stopping");
-        self.shards.entry(shard).and_modify(|entry| entry.leaving = true);
         match self.process_of(shard).map(|process| process.socket.send(&ToShard::Stop, &[])) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -881,16 +874,14 @@ impl Shell {
     }
 
     fn kill_now(&mut self, shard: ShardId) {
-        let Some(entry) = self.shards.get_mut(&shard) else { return };
-        entry.leaving = true;
-        let process = entry.process;
+        let Some(process) = self.shards.get(&shard).map(|entry| entry.process) else { return };
         if let Some(zygote) = self.sources.debtor(shard, process) {
             tracing::warn!(%shard, component = self.name(shard), "its zygote does not answer and is killed");
             self.processes.kill(zygote);
         }
         match process {
             Some(process) => self.processes.kill(process),
-            // It waits for a zygote or for room, so there is nothing to kill.
+            // It waits for a zygote, so there is nothing to kill.
             None => self.shard_exited(shard, Exit::Signal(Signal::KILL.as_raw())),
         }
     }
@@ -954,13 +945,9 @@ impl Shell {
             if let Some(process) = entry.process {
                 self.processes.remove(process);
             }
-            if let Some(grant) = entry.grant {
-                self.came_back = true;
-                self.shared_changed |= owns_processors(&grant);
-                self.host.give_back(grant);
-            }
+            self.shared_changed |= owns_processors(&entry.grant);
+            self.host.give_back(entry.grant);
         }
-        self.waiting.retain(|waiting| *waiting != shard);
         self.sources.give_up(shard);
         let mut hub = self.inner.lock();
         hub.release_link(shard);
@@ -1076,8 +1063,6 @@ enum LaunchError {
         shard_runtime::wake::LINKS_MAX
     )]
     NoLink,
-    #[error("there is no room for it: {0}")]
-    Shortage(#[from] Shortage),
     #[error("the shard or the launch helper is gone")]
     NoLauncher,
     #[error("the application has no embedder")]
@@ -1097,7 +1082,6 @@ enum LaunchError {
 fn errno(error: &LaunchError) -> i32 {
     match error {
         LaunchError::Io(error) => error.raw_os_error().unwrap_or(0),
-        LaunchError::Shortage(_) => rustix::io::Errno::AGAIN.raw_os_error(),
         LaunchError::NoLink => rustix::io::Errno::MFILE.raw_os_error(),
         _ => rustix::io::Errno::IO.raw_os_error(),
     }

@@ -7,6 +7,7 @@ use shard_tests::{manifest_text, ready_shard, wait_until};
 use shardkit::manifest::Manifest;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 fn misfit() -> &'static Path {
@@ -68,6 +69,80 @@ fn a_launch_that_the_host_has_no_room_for_is_refused_by_name_and_the_others_go_o
     let refused = composer.compose("echo").err().expect("there is no room for a second").to_string();
     assert!(refused.contains("needed 40 MiB of memory, 24 MiB is free"), "{refused}");
     assert!(first.ending().is_none());
+}
+
+/// Two compositions of two components each, every shard with so much memory.
+fn two_pairs(memory: [&str; 4], extra: &str) -> String {
+    let names = ["a", "b", "c", "d"];
+    let mut text = manifest_text(misfit(), &names, extra);
+    for (name, memory) in names.into_iter().zip(memory) {
+        text = text
+            .replace(&format!("args = [\"{name}\"]"), &format!("args = [\"{name}\"]\nmemory = \"{memory}\""));
+    }
+    text + "[composition.ab]\nentry = [\"a\", \"b\"]\n[composition.cd]\nentry = [\"c\", \"d\"]\n"
+}
+
+#[test]
+fn a_composition_with_room_for_a_part_of_it_starts_nothing_and_is_named_and_starts_whole_when_there_is_room()
+{
+    let text = two_pairs(["40MiB"; 4], "warm = 0\nmax = 2");
+    let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
+    let composer = start_on(host, &text).unwrap();
+    let first = composer.compose("ab").unwrap();
+    let refused =
+        composer.compose_within("cd", Duration::from_millis(300)).err().expect("one of two fits").to_string();
+    assert!(refused.contains("needed 40 MiB of memory, 8 MiB is free"), "{refused}");
+    assert!(refused.contains("number 2 of 2 that are to be there together"), "{refused}");
+    assert_eq!(composer.shards().len(), 2, "nothing was started for it");
+    let waiting = std::thread::spawn({
+        let composer = composer.clone();
+        move || composer.compose_within("cd", Duration::from_secs(20)).map(|session| session.tiers())
+    });
+    wait_until("it waits", || composer.waiting() > 0);
+    assert_eq!(composer.shards().len(), 2, "nothing is held while it waits");
+    first.end(Duration::from_secs(5));
+    let tiers = waiting.join().unwrap().expect("the room has come back");
+    assert_eq!(tiers.started(), 2);
+}
+
+#[test]
+fn a_composition_that_is_larger_than_the_host_is_refused_at_once() {
+    let text = two_pairs(["40MiB", "40MiB", "90MiB", "40MiB"], "warm = 0\nmax = 2");
+    let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
+    let composer = start_on(host, &text).unwrap();
+    let asked = Instant::now();
+    let refused =
+        composer.compose_within("cd", Duration::from_secs(60)).err().expect("130 MiB of 128").to_string();
+    assert!(asked.elapsed() < Duration::from_secs(30), "it did not wait for its deadline");
+    assert!(
+        refused.contains("does not fit on this host")
+            && refused.contains("needed 40 MiB of memory, 38 MiB is free"),
+        "{refused}"
+    );
+    assert!(composer.shards().is_empty());
+    composer.compose("ab").unwrap();
+}
+
+#[test]
+fn compositions_that_compete_for_the_same_room_all_get_it_in_turn() {
+    let text = two_pairs(["40MiB"; 4], "warm = 0\nmax = 4");
+    let host = "probe = false\n[node.0]\nprocessors = '0-1'\nmemory = '128MiB'";
+    let composer = start_on(host, &text).unwrap();
+    let players: Vec<_> = (0..4)
+        .map(|player| {
+            let composer = composer.clone();
+            std::thread::spawn(move || {
+                for round in 0..5 {
+                    let name = ["ab", "cd"][(player + round) % 2];
+                    composer
+                        .compose_within(name, Duration::from_secs(60))
+                        .unwrap_or_else(|error| panic!("{error}"))
+                        .end(Duration::from_secs(5));
+                }
+            })
+        })
+        .collect();
+    players.into_iter().for_each(|player| player.join().unwrap());
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //!    and is wired to the rest of the set takes its place.
 //! 2. No cell has room: any set that is wired and has room. It becomes a cell.
 //! 3. No such set: one is wired from shards that have room, open ones first. The request waits for the wires.
-//! 4. A component has no shard with room: the request waits in its queue, and a shard is launched if there may be
-//!    one more.
+//! 4. A component has no shard with room: the request waits in its queue, and what it lacks is launched as one set, if
+//!    there may be one more of each.
 //!
 //! A *mispack* is a claim that takes an idle shard while another shard of the same component is open, has room and
 //! is wired to all partners that the idle one has in the set. There is none: step 1 and 2 end only when no such
@@ -59,6 +59,9 @@ impl Core {
         }
         if at >= self.shape.compositions.len() {
             return Err(Refusal::UnknownComposition(ask.composition));
+        }
+        if let Some(never) = &self.never[at] {
+            return Err(never.clone());
         }
         if self.sessions.is_full() {
             return Err(Refusal::TooManySessions);
@@ -219,6 +222,9 @@ impl Core {
                 composition: self.shape.compositions[usize::from(composition)].name.clone(),
             };
         };
+        if let Some(short) = self.shortage(composition) {
+            return short;
+        }
         let (shape, stock) = (&self.shape.components[usize::from(component)], self.shards.stock(component));
         Refusal::NoRoom {
             component: shape.name.clone(),

@@ -6,8 +6,10 @@
 
 use super::record::Why;
 use super::refusal::{Loss, Refusal};
+use crate::resources::Shortage;
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use std::fmt;
+use std::sync::Arc;
 
 /// A request for a session. Chosen by whoever asks; the core only hands it back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,6 +272,13 @@ pub enum Event {
         /// Which shard.
         shard: ShardId,
     },
+    /// Shards that were to be launched together were not: the host has no room for all of them.
+    NoRoom {
+        /// All of them, as they were launched.
+        shards: Vec<ShardId>,
+        /// What is missing.
+        shortage: Arc<Shortage>,
+    },
     /// A shard is gone: reaped, or never started.
     ShardExited {
         /// Which shard.
@@ -341,7 +350,7 @@ pub enum Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch a shard. Answered by `Launched` and `ShardReady`, or by `ShardExited`.
+    /// Launch a shard. Answered by `Launched` and `ShardReady`, or by `ShardExited`, or by `NoRoom`.
     Launch {
         /// The new shard.
         shard: ShardId,
@@ -349,6 +358,9 @@ pub enum Effect {
         component: ComponentId,
         /// What for.
         why: Why,
+        /// The next effect is another launch of the same set: all of a set are given their parts of the host before
+        /// one of them is started, or none is.
+        more: bool,
     },
     /// Make a link each way between two ends. Answered by `Wired` or `WireFailed`.
     Wire {

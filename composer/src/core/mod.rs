@@ -27,6 +27,7 @@ mod scale;
 mod sessions;
 mod shape;
 mod shards;
+mod short;
 mod view;
 mod wires;
 
@@ -46,6 +47,7 @@ use shape::Shape;
 use shard_runtime::id::LinkId;
 use shardkit::application::Application;
 use shards::Shards;
+use short::Short;
 use std::collections::BTreeSet;
 use wires::Wires;
 
@@ -100,6 +102,9 @@ pub struct Core {
     requests: Requests,
     embedder_links_free: Vec<LinkId>,
     records: record::Records,
+    /// By composition: why it can't be had now, or ever.
+    short: Vec<Option<Short>>,
+    never: Vec<Option<Refusal>>,
     /// Whether shards have come or gone since the last look at what is to be launched.
     unsettled: bool,
     /// Memory that is used again and again: the set of shards in hand, the cell in hand, compositions in hand.
@@ -133,6 +138,8 @@ impl Core {
             requests: Requests::new(compositions.len()),
             embedder_links_free: (0..LINKS_MAX as u16).rev().map(LinkId).collect(),
             records: record::Records::default(),
+            short: vec![None; shape.compositions.len()],
+            never: vec![None; shape.compositions.len()],
             unsettled: false,
             set: Vec::new(),
             scratch: Vec::new(),
@@ -156,6 +163,7 @@ impl Core {
             Event::Launched { shard, pid, from } => self.launched(shard, pid, from),
             Event::ShardReady { shard } => self.shard_ready(now_ns, shard, effects),
             Event::ShardExited { shard, how } => self.shard_exited(now_ns, shard, how, effects),
+            Event::NoRoom { shards, shortage } => self.no_room(now_ns, &shards, &shortage, effects),
             Event::ShardHung { shard } => self.lost_trust(now_ns, shard, KillReason::Hung, effects),
             Event::BrokeProtocol { shard } => {
                 self.lost_trust(now_ns, shard, KillReason::BrokeProtocol, effects);

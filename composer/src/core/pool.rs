@@ -1,7 +1,7 @@
 //! The shards' lives: launched to keep the warm ones and to serve those who wait, lost, stopped, replaced.
 //!
 //! Invariant: a component has as many live shards as its target says, or as those who wait need, or `max`; fewer
-//! only for as long as it backs off after shards that failed before they were ready. One that goes on failing is
+//! only for as long as it backs off after shards that failed before they were ready, or the host has no room (`short`). One that goes on failing is
 //! quarantined: those who need it are told at once instead of waiting, and it is tried again now and then.
 
 use super::event::{Effect, Exit, KillReason, Tier};
@@ -17,34 +17,99 @@ use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 impl Core {
     /// Thaws and launches what is missing. True if something was thawed: it takes sessions at once.
     pub(super) fn refill(&mut self, now_ns: u64, effects: &mut Vec<Effect>) -> bool {
+        if !self.is_running() {
+            return false;
+        }
         let mut thawed = false;
         for component in 0..self.shape.components.len() as u16 {
-            while let Some(why) = self.lacks(component) {
+            while let Some(why) = self.below_target(component) {
                 if let Some(at) = self.shards.stock(component).frozen.last() {
                     self.thaw(now_ns, at, why, effects);
                     thawed = true;
-                } else if !self.may_launch(component)
-                    || self.shards.stock(component).retry_ns > now_ns
-                    || !self.launch(now_ns, component, why, effects)
+                } else if !self.can_launch(now_ns, component)
+                    || !self.launch(now_ns, component, None, why, effects)
                 {
                     break;
                 }
             }
         }
+        // Whose first request came first is served first.
+        let able = (0..self.shape.compositions.len()).filter(|&c| !self.is_short(c as u16));
+        let mut waiting: Vec<(u64, u16)> =
+            able.filter_map(|c| Some((self.requests.head(c)?.0, c as u16))).collect();
+        waiting.sort_unstable();
+        // Of each component, the places that these and those before them want.
+        let mut wanted = Vec::new();
+        for (_, composition) in waiting {
+            wanted.resize(self.shape.components.len(), 0);
+            let requests = self.requests.queues[usize::from(composition)].len();
+            let requests = u64::from(requests).min(self.supply_at_most(composition));
+            for level in &self.shape.compositions[usize::from(composition)].levels {
+                wanted[usize::from(level.component)] += requests;
+            }
+            while self.start_set(now_ns, composition, &wanted, &mut thawed, effects) {}
+        }
+        if self.somebody_is_short() {
+            self.make_room(now_ns, effects);
+        }
         thawed
     }
 
-    /// Why one more shard of a component is needed, if it is.
-    fn lacks(&self, component: u16) -> Option<Why> {
-        if !self.is_running() {
-            return None;
+    /// Thaws or launches one shard of each component that a composition lacks; what is launched is one set. False if
+    /// there was nothing to be done, or nothing that can be.
+    fn start_set(
+        &mut self,
+        now_ns: u64,
+        composition: u16,
+        wanted: &[u64],
+        thawed: &mut bool,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let levels = self.shape.compositions[usize::from(composition)].levels.iter();
+        let mut lacking: Vec<u16> = levels.map(|level| level.component).collect();
+        lacking.retain(|&component| self.supply(component) < wanted[usize::from(component)]);
+        let before = lacking.len();
+        lacking.retain(|&component| {
+            let frozen = self.shards.stock(component).frozen.last();
+            if let Some(at) = frozen {
+                let requests = wanted[usize::from(component)] as u32;
+                self.thaw(now_ns, at, Why::Waiting { requests }, effects);
+                *thawed = true;
+            }
+            frozen.is_none()
+        });
+        let mut progress = lacking.len() < before;
+        let mut last = None;
+        for component in lacking {
+            let why = Why::Waiting { requests: wanted[usize::from(component)] as u32 };
+            if self.can_launch(now_ns, component)
+                && self.launch(now_ns, component, Some(composition), why, effects)
+            {
+                last = Some(effects.len() - 1);
+                progress = true;
+            }
         }
+        if let Some(Effect::Launch { more, .. }) = last.map(|at| &mut effects[at]) {
+            *more = false;
+        }
+        progress
+    }
+
+    fn below_target(&self, component: u16) -> Option<Why> {
         let stock = self.shards.stock(component);
-        if stock.live() < stock.target {
-            return Some(Why::Target { ready: stock.target });
-        }
-        let waiting = self.demand(component);
-        (self.supply(component) < waiting).then_some(Why::Waiting { requests: waiting as u32 })
+        let lacks = self.is_running() && !stock.short && stock.live() < stock.target;
+        lacks.then_some(Why::Target { ready: stock.target })
+    }
+
+    /// Whether one more shard of a component is needed, and may be had.
+    fn lacks(&self, component: u16) -> bool {
+        let waits =
+            || self.is_running() && self.supply(component) < self.demand_of(component, |c| !self.is_short(c));
+        self.below_target(component).is_some() || waits()
+    }
+
+    fn can_launch(&self, now_ns: u64, component: u16) -> bool {
+        self.may_launch(component) && self.shards.stock(component).retry_ns <= now_ns
     }
 
     fn may_launch(&self, component: u16) -> bool {
@@ -57,7 +122,7 @@ impl Core {
 
     /// Whether one more shard of a component is to be launched as soon as its back-off allows it.
     pub(super) fn wants_launch(&self, component: u16) -> bool {
-        self.may_launch(component) && self.lacks(component).is_some()
+        self.may_launch(component) && self.lacks(component)
     }
 
     /// Gives a frozen shard its processor back. It takes sessions from now on.
@@ -153,22 +218,27 @@ impl Core {
     /// How many requests in the queues need a place of this component, without those that some other component
     /// could not serve with all the shards it may have.
     pub(super) fn demand(&self, component: u16) -> u64 {
+        self.demand_of(component, |_| true)
+    }
+
+    fn demand_of(&self, component: u16, counts: impl Fn(u16) -> bool) -> u64 {
         let compositions = &self.shape.components[usize::from(component)].compositions;
-        let queues =
-            compositions.iter().map(|&(c, _)| (c, u64::from(self.requests.queues[usize::from(c)].len())));
-        queues
+        let queues = compositions.iter().filter(|(c, _)| counts(*c));
+        let waiting = queues.map(|&(c, _)| (c, u64::from(self.requests.queues[usize::from(c)].len())));
+        waiting
             .filter(|&(_, waiting)| waiting > 0)
             .map(|(c, waiting)| waiting.min(self.supply_at_most(c)))
             .sum()
     }
 
     /// How many sessions of a composition there could be, on top of those that there are, with every component at
-    /// its `max`.
+    /// its `max`; where the host has no room for more, with the shards that there are.
     fn supply_at_most(&self, composition: u16) -> u64 {
+        let short = self.is_short(composition);
         let at_most = |component: u16| {
             let (shape, stock) =
                 (&self.shape.components[usize::from(component)], self.shards.stock(component));
-            let more = shape.max.saturating_sub(stock.shards.len() as u32);
+            let more = if short { 0 } else { shape.max.saturating_sub(stock.shards.len() as u32) };
             self.supply(component) + u64::from(more) * u64::from(shape.capacity)
         };
         let levels = &self.shape.compositions[usize::from(composition)].levels;
@@ -263,6 +333,13 @@ impl Core {
         }
         let loss = Loss::ShardLost { shard: id, component: self.name_of(at), how: Death::Exited(how) };
         self.lose_sessions(now_ns, at, &loss, effects);
+        self.room_came_back();
+        self.forget_shard(now_ns, at, effects);
+    }
+
+    /// Nothing is left of a shard that holds no session.
+    pub(super) fn forget_shard(&mut self, now_ns: u64, at: u32, effects: &mut Vec<Effect>) {
+        self.leave(now_ns, at, Class::Ending);
         self.unwire_all(now_ns, at, effects);
         if let Some(link) = self.shards.get(at).embedder_link {
             self.give_embedder_link_back(link);
@@ -375,17 +452,23 @@ impl Core {
         self.shape.components[usize::from(self.shards.get(at).component)].name.clone()
     }
 
-    fn launch(&mut self, now_ns: u64, component: u16, why: Why, effects: &mut Vec<Effect>) -> bool {
+    /// Launches a shard: for a composition as one of a set that goes on, by itself for the target.
+    fn launch(
+        &mut self,
+        now_ns: u64,
+        component: u16,
+        wanted_by: Option<u16>,
+        why: Why,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let shape = &self.shape.components[usize::from(component)];
         let link = shape.embedder.and_then(|_| self.take_embedder_link());
         let shape = &self.shape.components[usize::from(component)];
         let Some(at) = self.shards.add(component, shape.capacity, link, now_ns) else { return false };
         self.shards.set_timer(at, now_ns.saturating_add(shape.start_timeout_ns));
-        effects.push(Effect::Launch {
-            shard: self.shards.get(at).id,
-            component: ComponentId(component),
-            why,
-        });
+        self.shards.get_mut(at).wanted_by = wanted_by;
+        let (shard, component) = (self.shards.get(at).id, ComponentId(component));
+        effects.push(Effect::Launch { shard, component, why, more: wanted_by.is_some() });
         self.note(now_ns, at, Deed::Launched(why));
         true
     }

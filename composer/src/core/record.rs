@@ -38,6 +38,8 @@ pub enum Why {
     },
     /// Its component's shards are replaced after use.
     Restart,
+    /// Its part of the host is needed.
+    Room,
     /// It was drained.
     Drained,
     /// The composer shuts down.
@@ -51,6 +53,7 @@ impl fmt::Display for Why {
             Why::Waiting { requests } => write!(f, "{requests} waiting"),
             Why::Idle { for_ns } => write!(f, "not needed for {:.1} s", for_ns as f64 / 1e9),
             Why::Restart => f.write_str("replaced after use"),
+            Why::Room => f.write_str("its part of the host is needed"),
             Why::Drained => f.write_str("drained"),
             Why::ShutDown => f.write_str("shutting down"),
         }
@@ -81,6 +84,8 @@ pub enum Deed {
     Stopped(Why),
     /// It was killed.
     Killed(KillReason),
+    /// It was not started: the host has no room for all that was to be launched with it.
+    NoRoom,
     /// It has ended.
     Exited(Exit),
     /// A component is to have so many shards.
@@ -111,6 +116,9 @@ impl fmt::Display for Deed {
             Deed::Draining => f.write_str("takes no more sessions: it is drained"),
             Deed::Stopped(why) => write!(f, "asked to end: {why}"),
             Deed::Killed(reason) => write!(f, "killed: it {reason}"),
+            Deed::NoRoom => {
+                f.write_str("not started: the host has no room for all that was launched together")
+            }
             Deed::Exited(how) => how.fmt(f),
             Deed::Target { before, ready, frozen } => {
                 write!(f, "target: {ready} ready (was {before}), {frozen} frozen at the most")

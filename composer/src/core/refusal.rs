@@ -2,6 +2,7 @@
 
 use super::event::{Exit, KillReason};
 use super::{SESSIONS_MAX, WAITING_MAX};
+use crate::resources::Shortage;
 use shard_runtime::id::ShardId;
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +31,32 @@ pub enum Refusal {
         max: u32,
         /// How its last shard that never became ready ended, if it fails to start.
         failing: Option<Death>,
+    },
+    /// The host had no room for what the composition lacked before the deadline.
+    #[error(
+        "{composition} could not be started whole before the deadline: there is no room for {component}, {shortage}; \
+         wait longer, or end a session"
+    )]
+    Short {
+        /// The composition that was asked for.
+        composition: Name,
+        /// The component that there was no room for.
+        component: Name,
+        /// What was missing, how much, and what was free.
+        shortage: Arc<Shortage>,
+    },
+    /// The composition is larger than the host.
+    #[error(
+        "{composition} does not fit on this host, even if nobody else has anything of it: there is no room for \
+         {component}, {shortage}; lower the needs of its components"
+    )]
+    NeverFits {
+        /// The composition that was asked for.
+        composition: Name,
+        /// The component that there is no room for beside the others.
+        component: Name,
+        /// What is missing, how much, and what there is.
+        shortage: Arc<Shortage>,
     },
     /// A component goes on failing to start.
     #[error(

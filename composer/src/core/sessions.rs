@@ -517,6 +517,7 @@ impl Core {
             self.sessions.members[moved as usize].place = place;
         }
         self.show_class(shard, class);
+        self.place_came_back(self.shards.get(shard).component);
         if self.shards.get(shard).holders.is_empty() {
             let id = self.sessions.table[session as usize].id(session);
             self.emptied(now_ns, shard, id, effects);

@@ -89,6 +89,8 @@ pub(super) struct Shard {
     /// Its slot in the embedder's table of links, if it has a wire to there.
     pub(super) embedder_link: Option<LinkId>,
     pub(super) killed: Option<KillReason>,
+    /// The composition that it was launched for, if it was for one.
+    pub(super) wanted_by: Option<u16>,
     pub(super) timer_ns: u64,
     pub(super) pid: u32,
     /// How it came into being, and when.
@@ -192,6 +194,8 @@ pub(super) struct Stock {
     /// No launch before this time.
     pub(super) retry_ns: u64,
     pub(super) last_failure: Option<Death>,
+    /// The host had no room for one more that its target asked for.
+    pub(super) short: bool,
     /// How long it took until one took sessions, by tier.
     pub(super) costs: [StartCost; Tier::ALL.len()],
 }
@@ -233,6 +237,7 @@ impl Stock {
         failures: 0,
         retry_ns: 0,
         last_failure: None,
+        short: false,
         costs: [StartCost::NONE; Tier::ALL.len()],
     };
 
@@ -330,6 +335,7 @@ impl Shards {
             free_links: Vec::new(),
             embedder_link,
             killed: None,
+            wanted_by: None,
             timer_ns: u64::MAX,
             pid: 0,
             from: Tier::Cold,

@@ -1,26 +1,23 @@
 //! The allocator: gives out parts of hosts, and takes them back.
 //!
-//! Of the hosts that have what is asked for, the fullest gives it: the one whose remaining room is least, each resource
-//! weighed by how scarce it has become on all hosts together. So what is left over stays in few large pieces, and hosts
-//! become empty again where components come and go. Of unused hosts the largest is opened. It is counted in integers.
+//! Of the places that have what is asked for, the fullest gives it, unless it suits the needs badly (`weigh`): so what is
+//! left over stays in few large pieces that can be used, and hosts become empty again where components come and go. Of
+//! unused hosts the largest is opened.
 //!
-//! One NUMA node of a host in use is preferred, then one of an unused host, then several nodes, the nearest to each other.
+//! One NUMA node of a host in use is preferred, then one of an unused host, then several nodes, the nearest to each other;
+//! with its devices near, before any that suits better.
 //!
 //! Invariant: what is given is free, what comes back is exactly what was given, and "too little" is said only if it is
 //! true. No clock, no I/O, no chance: the same calls give the same grants.
 
 use super::grant::Grant;
 use super::inventory::{Inventory, InventoryError};
-use super::room::{Choice, Fit, Room, WEIGHED, weighed};
+use super::room::{Choice, Fit, Room, WEIGHED, Way, weighed};
 use super::search::{Found, search};
 use super::shortage::Shortage;
+use super::weigh::{Units, Weights};
 use shardkit::application::Needs;
 use std::cmp::Reverse;
-
-/// What a host has on average, in units.
-const UNIT: u64 = 1 << 12;
-/// The weight of the scarcest resource.
-const WEIGHT: u128 = 1 << 16;
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
@@ -30,8 +27,8 @@ pub struct Allocator {
     had: [u128; WEIGHED],
     /// What is left of it.
     left: [u128; WEIGHED],
-    /// In such parts room and needs are counted: a [`UNIT`]th of what a host has on average.
-    units: [u64; WEIGHED],
+    /// In such parts room and needs are counted.
+    units: Units,
 }
 
 impl Allocator {
@@ -46,8 +43,7 @@ impl Allocator {
         for room in &rooms {
             had.iter_mut().zip(room.left.weighed()).for_each(|(sum, one)| *sum += u128::from(one));
         }
-        let parts = UNIT * rooms.len().max(1) as u64;
-        let units = had.map(|had| u64::try_from(had / u128::from(parts)).unwrap_or(u64::MAX).max(1));
+        let units = Units::new(&had, rooms.len());
         Ok(Self { rooms, had, left: had, units })
     }
 
@@ -57,7 +53,7 @@ impl Allocator {
     /// If no host has it.
     pub fn allocate(&mut self, needs: &Needs) -> Result<Grant, Shortage> {
         match self.choose(needs) {
-            Some(host) => Ok(self.take(host, needs, None)),
+            Some((host, way)) => Ok(self.take(host, needs, &way)),
             None => Err(self.shortage(needs)),
         }
     }
@@ -75,16 +71,22 @@ impl Allocator {
         let sorted: Vec<&Needs> = order.iter().map(|&at| &needs[at]).collect();
         let mut grants: Vec<Grant> = Vec::with_capacity(needs.len());
         for (at, one) in sorted.iter().enumerate() {
-            if let Some(host) = self.choose(one) {
-                grants.push(self.take(host, one, None));
+            if let Some((host, way)) = self.choose(one) {
+                grants.push(self.take(host, one, &way));
                 continue;
             }
             let mut shortage = Shortage { at: order[at], of: needs.len(), ..self.shortage(one) };
             grants.drain(..).for_each(|grant| self.release(grant));
             match search(&self.rooms, &sorted) {
                 Found::All(way) => {
-                    let way = sorted.iter().zip(way);
-                    grants.extend(way.map(|(needs, (host, choice))| self.take(host, needs, Some(choice))));
+                    // The sums suffice if all processors are taken before any share.
+                    for (needs, (host, choice)) in sorted.iter().zip(way) {
+                        let needs = Needs { share_millicores: 0, ..**needs };
+                        grants.push(self.take_choice(host, &needs, choice));
+                    }
+                    for (grant, needs) in grants.iter_mut().zip(&sorted) {
+                        self.on(grant.host, |room| room.add_share(grant, needs.share_millicores.into()));
+                    }
                     break;
                 }
                 found => {
@@ -132,12 +134,13 @@ impl Allocator {
         self.rooms.iter().filter(|room| !room.is_unused()).count()
     }
 
-    fn take(&mut self, host: usize, needs: &Needs, choice: Option<Choice>) -> Grant {
-        let weights = self.weights(needs);
-        self.on(host, |room| {
-            let way = room.way(needs, choice, &weights).expect("the host was found to have it");
-            room.take(host, needs, &way)
-        })
+    fn take(&mut self, host: usize, needs: &Needs, way: &Way) -> Grant {
+        self.on(host, |room| room.take(host, needs, way))
+    }
+
+    fn take_choice(&mut self, host: usize, needs: &Needs, choice: Choice) -> Grant {
+        let way = self.rooms[host].way(needs, Some(choice), &self.weights(needs));
+        self.take(host, needs, &way.expect("the host was found to have it"))
     }
 
     /// Changes a host, and keeps the sums.
@@ -152,46 +155,34 @@ impl Allocator {
         changed
     }
 
-    fn choose(&self, needs: &Needs) -> Option<usize> {
+    /// The host that is to give it, and where on it.
+    fn choose(&self, needs: &Needs) -> Option<(usize, Way)> {
         let weights = self.weights(needs);
-        let mut best: Option<((Fit, bool, u128), usize)> = None;
+        let mut best: Option<((Fit, bool, u32, u128), usize, Way)> = None;
         for (host, room) in self.rooms.iter().enumerate() {
-            let Some(fit) = room.fit(needs) else { continue };
             let unused = room.is_unused();
-            if best.is_some_and(|((best_fit, best_unused, _), _)| (best_fit, best_unused) < (fit, unused)) {
+            // Of unused hosts the largest: so fewer are needed.
+            let largest = unused.then(|| u128::from(u64::MAX - weights.left(room.left.weighed())));
+            let at_best = (Fit::OneNode, unused, 0, largest.unwrap_or(0));
+            if best.is_some_and(|(best, ..)| best <= at_best) {
                 continue;
             }
-            let left = self.in_units(room.left.weighed());
-            let left: u128 = weights.iter().zip(left).map(|(weight, left)| weight * u128::from(left)).sum();
-            // Of unused hosts the largest: so fewer are needed.
-            let key = (fit, unused, if unused { u128::MAX - left } else { left });
-            if best.is_none_or(|(best, _)| key < best) {
-                best = Some((key, host));
+            let Some(way) = room.way(needs, None, &weights) else { continue };
+            let key = (way.fit, unused, way.far, largest.unwrap_or(way.misfit));
+            if best.is_none_or(|(best, ..)| key < best) {
+                best = Some((key, host, way));
             }
         }
-        best.map(|(_, host)| host)
+        best.map(|(_, host, way)| (host, way))
     }
 
-    /// The weights of the resources: how much of each would be gone, compared with the one that is scarcest.
-    fn weights(&self, needs: &Needs) -> [u128; WEIGHED] {
-        let mut gone = weighed(needs).map(u128::from);
-        for (at, gone) in gone.iter_mut().enumerate() {
-            *gone = ((*gone + self.had[at] - self.left[at]) << 20).checked_div(self.had[at]).unwrap_or(0);
-        }
-        let most = gone.into_iter().max().unwrap_or(0).max(1);
-        gone.map(|gone| gone * WEIGHT / most)
-    }
-
-    fn in_units(&self, mut amounts: [u64; WEIGHED]) -> [u64; WEIGHED] {
-        for (amount, unit) in amounts.iter_mut().zip(self.units) {
-            *amount /= unit;
-        }
-        amounts
+    fn weights(&self, needs: &Needs) -> Weights<'_> {
+        Weights::new(&self.units, needs, &self.had, &self.left)
     }
 
     /// How large needs are: their largest part, in units.
     fn size(&self, needs: &Needs) -> u64 {
-        self.in_units(weighed(needs)).into_iter().max().unwrap_or(0)
+        self.units.count(weighed(needs)).into_iter().max().unwrap_or(0)
     }
 
     fn shortage(&self, needs: &Needs) -> Shortage {

@@ -33,6 +33,7 @@ pub mod probe;
 mod room;
 mod search;
 mod shortage;
+mod weigh;
 
 pub use allocator::Allocator;
 pub use grant::{Device, Grant, Part};

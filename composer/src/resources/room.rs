@@ -10,6 +10,7 @@
 use super::grant::{Device, Grant, Part};
 use super::inventory::{HugePages, Inventory, Node};
 use super::shortage::{Missing, Resource};
+use super::weigh::Weights;
 use shardkit::application::Needs;
 use std::cmp::Reverse;
 
@@ -53,14 +54,14 @@ pub(super) struct Left {
 #[derive(Clone, Debug)]
 struct NodeRoom {
     cores: Vec<Core>,
-    /// Processors that nobody has for itself.
+    /// Processors that nobody has for itself; those that are isolated, and those not on the core of processor 0.
     free: u64,
+    isolated: usize,
+    not_first: usize,
     share_millicores: u64,
     memory_bytes: u64,
     /// By the host's sizes.
     pages: Vec<u64>,
-    /// What it had at first: processors in thousandths, and memory.
-    had: [u64; 2],
 }
 
 /// A physical core.
@@ -82,7 +83,6 @@ struct Slot {
     instance: Option<usize>,
     node: Option<usize>,
     free: u64,
-    had: u64,
 }
 
 /// Which devices, and which size of huge pages, by their positions; `None` where none is needed.
@@ -107,6 +107,11 @@ pub(super) enum Fit {
 pub(super) struct Way {
     start: usize,
     choice: Choice,
+    pub(super) fit: Fit,
+    /// How far what it takes lies apart.
+    pub(super) far: u32,
+    /// How badly it suits what is left there.
+    pub(super) misfit: u128,
 }
 
 /// Thousandths of processors that are needed in all.
@@ -152,7 +157,7 @@ impl Room {
         };
         let node = |id: Option<u32>| inventory.nodes.iter().position(|node| Some(node.id) == id);
         let gpus = inventory.gpus.iter().enumerate().flat_map(|(device, gpu)| {
-            let slot = move |instance, free| Slot { device, instance, node: node(gpu.node), free, had: free };
+            let slot = move |instance, free| Slot { device, instance, node: node(gpu.node), free };
             let whole = gpu.instances.is_empty().then(|| slot(None, gpu.memory_bytes));
             let instances = gpu.instances.iter().enumerate();
             whole.into_iter().chain(instances.map(move |(at, part)| slot(Some(at), part.memory_bytes)))
@@ -162,7 +167,6 @@ impl Room {
             instance: None,
             node: node(nic.node),
             free: nic.bits_per_s.unwrap_or(0),
-            had: nic.bits_per_s.unwrap_or(0),
         });
         let mut room = Self {
             name: inventory.host.clone(),
@@ -225,23 +229,6 @@ impl Room {
         self.left.nics.extend(self.nics.iter().map(|slot| slot.free));
     }
 
-    /// Whether something fits, and how.
-    pub(super) fn fit(&self, needs: &Needs) -> Option<Fit> {
-        let left = &self.left;
-        let device = |need: u64, free: &[u64]| need == 0 || free.iter().any(|free| *free >= need);
-        if !left.fits_nodes(needs)
-            || !device(needs.gpu_memory_bytes, &left.gpus)
-            || !device(needs.bandwidth_bits_per_s, &left.nics)
-        {
-            return None;
-        }
-        if needs.huge_pages_bytes > 0 {
-            self.best_pages(needs.huge_pages_bytes, &left.pages)?;
-        }
-        let one = (0..self.nodes.len()).any(|node| self.node_fits(node, needs, None));
-        Some(if one { Fit::OneNode } else { Fit::Spread })
-    }
-
     /// The size of huge pages with the least waste among those of which there are enough; of equals the largest.
     fn best_pages(&self, bytes: u64, free: &[u64]) -> Option<usize> {
         let sizes = (0..self.page_bytes.len()).filter(|&size| self.pages(size, bytes) <= free[size]);
@@ -260,15 +247,22 @@ impl Room {
             }
     }
 
+    /// Whether the sums over the nodes, one GPU, one NIC and one size of huge pages suffice.
+    fn fits(&self, needs: &Needs) -> bool {
+        let left = &self.left;
+        let device = |need: u64, free: &[u64]| need == 0 || free.iter().any(|free| *free >= need);
+        left.fits_nodes(needs)
+            && device(needs.gpu_memory_bytes, &left.gpus)
+            && device(needs.bandwidth_bits_per_s, &left.nics)
+            && (needs.huge_pages_bytes == 0 || self.best_pages(needs.huge_pages_bytes, &left.pages).is_some())
+    }
+
     /// The best way to put something on this host; `None` if it does not fit. With a choice, that one is kept to, and
-    /// it was checked that it fits. The weights say how scarce the resources are.
-    pub(super) fn way(
-        &self,
-        needs: &Needs,
-        choice: Option<Choice>,
-        weights: &[u128; WEIGHED],
-    ) -> Option<Way> {
-        let fit = if choice.is_some() { None } else { Some(self.fit(needs)?) };
+    /// it was checked that it fits.
+    pub(super) fn way(&self, needs: &Needs, choice: Option<Choice>, weights: &Weights<'_>) -> Option<Way> {
+        if choice.is_none() && !self.fits(needs) {
+            return None;
+        }
         let fixed_pages = choice.and_then(|choice| choice.pages);
         let devices = |start: usize| {
             choice.unwrap_or_else(|| Choice {
@@ -281,35 +275,42 @@ impl Room {
             let gpu = choice.gpu.map_or(0, |at| self.distance(start, &self.gpus[at]));
             gpu + choice.nic.map_or(0, |at| self.distance(start, &self.nics[at]))
         };
-        if fit != Some(Fit::Spread) {
-            let fitting = (0..self.nodes.len()).filter(|&node| self.node_fits(node, needs, fixed_pages));
-            let best = fitting.min_by_key(|&node| {
-                let (room, devices) = (&self.nodes[node], devices(node));
-                let [millicores, memory] = room.part_left();
-                let gpu = devices.gpu.map_or(0, |at| self.gpus[at].part_left());
-                let nic = devices.nic.map_or(0, |at| self.nics[at].part_left());
-                let left = weights.iter().zip([millicores, memory, gpu, nic]);
-                let left: u128 = left.map(|(weight, part)| weight * u128::from(part)).sum();
-                (room.lack(needs.cores), far(node, &devices), left)
-            });
-            if let Some(start) = best {
-                let pages =
-                    fixed_pages.or_else(|| self.best_pages(needs.huge_pages_bytes, &self.nodes[start].pages));
-                return Some(self.finished(start, devices(start), pages, needs));
-            }
+        let fitting = (0..self.nodes.len()).filter(|&node| self.node_fits(node, needs, fixed_pages));
+        let ways = fitting.map(|start| {
+            let (room, devices) = (&self.nodes[start], devices(start));
+            let far = far(start, &devices);
+            let misfit = weights.misfit(self.left_near(start, &devices));
+            ((room.lack(needs.cores), far, misfit), start, devices)
+        });
+        if let Some(((_, far, misfit), start, devices)) = ways.min_by_key(|(key, ..)| *key) {
+            let pages =
+                fixed_pages.or_else(|| self.best_pages(needs.huge_pages_bytes, &self.nodes[start].pages));
+            let choice = self.finished(devices, pages, needs);
+            return Some(Way { start, choice, fit: Fit::OneNode, far, misfit });
         }
         let pages = fixed_pages.or_else(|| self.best_pages(needs.huge_pages_bytes, &self.left.pages));
-        let start = (0..self.nodes.len()).min_by_key(|&start| {
-            let way = Way { start, choice: Choice { pages, ..Choice::default() } };
-            let over: u32 = self.spread(needs, &way).iter().map(|(_, distance, _)| *distance).sum();
-            (over + far(start, &devices(start)), start)
-        })?;
-        Some(self.finished(start, devices(start), pages, needs))
+        let misfit = weights.misfit(self.left.weighed());
+        let ways = (0..self.nodes.len()).map(|start| {
+            let choice = self.finished(devices(start), pages, needs);
+            let over: u32 = self.spread(needs, start, &choice).iter().map(|(_, distance, _)| *distance).sum();
+            Way { start, choice, fit: Fit::Spread, far: over + far(start, &choice), misfit }
+        });
+        ways.min_by_key(|way| (way.far, way.start))
     }
 
-    fn finished(&self, start: usize, devices: Choice, pages: Option<usize>, needs: &Needs) -> Way {
-        let pages = pages.filter(|_| needs.huge_pages_bytes > 0);
-        Way { start, choice: Choice { pages, ..devices } }
+    /// What is left on a node, and on the devices that are as near to it as those chosen.
+    fn left_near(&self, node: usize, devices: &Choice) -> [u64; WEIGHED] {
+        let left = |slots: &[Slot], chosen: Option<usize>| {
+            let far = chosen.map_or(0, |at| self.distance(node, &slots[at]));
+            slots.iter().filter(|slot| self.distance(node, slot) <= far).map(|slot| slot.free).sum()
+        };
+        let room = &self.nodes[node];
+        let devices = [left(&self.gpus, devices.gpu), left(&self.nics, devices.nic)];
+        [room.millicores(), room.memory_bytes, devices[0], devices[1]]
+    }
+
+    fn finished(&self, devices: Choice, pages: Option<usize>, needs: &Needs) -> Choice {
+        Choice { pages: pages.filter(|_| needs.huge_pages_bytes > 0), ..devices }
     }
 
     /// The nearest place with enough; of equals the one with the least left.
@@ -318,30 +319,31 @@ impl Room {
         fitting.min_by_key(|&at| (self.distance(start, &slots[at]), slots[at].free, at))
     }
 
+    /// How much further a device is than the node's own are; 0 where nobody knows.
     fn distance(&self, from: usize, slot: &Slot) -> u32 {
-        let near =
-            |to: usize| self.near[from].iter().find(|(node, _)| *node == to).map(|(_, distance)| *distance);
-        slot.node.and_then(near).unwrap_or(0)
+        let near = &self.near[from];
+        let of = |to: usize| near.iter().find(|(node, _)| *node == to).map(|(_, distance)| *distance);
+        slot.node.and_then(of).map_or(0, |distance| distance.saturating_sub(near[0].1))
     }
 
     /// What each node gives, the nearest to the start first: as much as it can of what the nearer ones could not.
-    fn spread(&self, needs: &Needs, way: &Way) -> Vec<(usize, u32, Given)> {
+    fn spread(&self, needs: &Needs, start: usize, choice: &Choice) -> Vec<(usize, u32, Given)> {
         let mut need = Given {
             cores: needs.cores.into(),
             share: needs.share_millicores.into(),
             memory_bytes: needs.memory_bytes,
-            pages: way.choice.pages.map_or(0, |size| self.pages(size, needs.huge_pages_bytes)),
+            pages: choice.pages.map_or(0, |size| self.pages(size, needs.huge_pages_bytes)),
         };
         // The host keeps a shared processor; where a share was promised it has one anyway.
         let mut parts = Vec::new();
-        for &(at, distance) in &self.near[way.start] {
+        for &(at, distance) in &self.near[start] {
             let node = &self.nodes[at];
             let cores = need.cores.min(node.exclusive());
             let given = Given {
                 cores,
                 share: need.share.min(node.millicores() - cores * MILLI),
                 memory_bytes: need.memory_bytes.min(node.memory_bytes),
-                pages: way.choice.pages.map_or(0, |size| need.pages.min(node.pages[size])),
+                pages: choice.pages.map_or(0, |size| need.pages.min(node.pages[size])),
             };
             need = Given {
                 cores: need.cores - given.cores,
@@ -349,7 +351,7 @@ impl Room {
                 memory_bytes: need.memory_bytes - given.memory_bytes,
                 pages: need.pages - given.pages,
             };
-            if at == way.start || given != Given::default() {
+            if at == start || given != Given::default() {
                 parts.push((at, distance, given));
             }
         }
@@ -363,7 +365,7 @@ impl Room {
     /// If the way is not one of this room as it is.
     pub(super) fn take(&mut self, host: usize, needs: &Needs, way: &Way) -> Grant {
         let mut parts = Vec::new();
-        for (at, _, given) in self.spread(needs, way) {
+        for (at, _, given) in self.spread(needs, way.start, &way.choice) {
             let node = &mut self.nodes[at];
             let huge_pages = way.choice.pages.filter(|_| given.pages > 0).map(|size| {
                 node.pages[size] -= given.pages;
@@ -384,6 +386,28 @@ impl Room {
         self.grants += 1;
         self.sum();
         Grant { host, parts, gpu, nic }
+    }
+
+    /// Gives a share to whoever has a grant already, the nearest to it first.
+    ///
+    /// # Panics
+    /// If the host has less than that.
+    pub(super) fn add_share(&mut self, grant: &mut Grant, mut share: u64) {
+        for &(at, _) in &self.near[grant.parts[0].node] {
+            let node = &mut self.nodes[at];
+            let given = share.min(node.millicores());
+            share -= given;
+            node.share_millicores += given;
+            match grant.parts.iter_mut().find(|part| part.node == at) {
+                Some(part) => part.share_millicores += given,
+                None if given > 0 => {
+                    grant.parts.push(Part { node: at, share_millicores: given, ..Part::default() });
+                }
+                None => {}
+            }
+        }
+        assert!(share == 0, "a share that fits the sums of a host's nodes can be spread over them");
+        self.sum();
     }
 
     /// Takes back what was given.
@@ -476,16 +500,7 @@ struct Given {
     pages: u64,
 }
 
-/// Which part of something is left, in 1024ths.
-fn part(left: u64, had: u64) -> u64 {
-    (u128::from(left) << 10).checked_div(had.into()).unwrap_or(0) as u64
-}
-
 impl Slot {
-    fn part_left(&self) -> u64 {
-        part(self.free, self.had)
-    }
-
     fn take(&mut self, need: u64) -> Device {
         let amount = if self.instance.is_some() { self.free } else { need };
         self.free = self.free.checked_sub(amount.max(need)).expect("only what is free is given away");
@@ -517,14 +532,17 @@ impl NodeRoom {
             of.map(|pages| pages.count).sum()
         };
         let free = node.processors.len() as u64;
-        Self {
+        let mut room = Self {
             cores: cores.into_iter().map(|(_, core)| core).collect(),
             free,
+            isolated: 0,
+            not_first: 0,
             share_millicores: 0,
             memory_bytes: node.memory_bytes,
             pages: page_bytes.iter().map(pages).collect(),
-            had: [free * MILLI, node.memory_bytes],
-        }
+        };
+        room.count();
+        room
     }
 
     /// Thousandths of processors that are neither somebody's own nor promised.
@@ -545,15 +563,15 @@ impl NodeRoom {
     /// Why so many processors would better come from another node: not all would be isolated, or processor 0 would be
     /// among them.
     fn lack(&self, cores: u32) -> (bool, bool) {
-        let count =
-            |of: fn(&Core) -> bool| self.cores.iter().filter(|core| of(core)).map(Core::free).sum::<usize>();
         let cores = cores as usize;
-        (count(|core| core.isolated) < cores, cores > 0 && count(|core| !core.first) < cores)
+        (self.isolated < cores, cores > 0 && self.not_first < cores)
     }
 
-    /// Which part of its processors and of its memory is left.
-    fn part_left(&self) -> [u64; 2] {
-        [part(self.millicores(), self.had[0]), part(self.memory_bytes, self.had[1])]
+    /// Counts the processors that go first.
+    fn count(&mut self) {
+        let count =
+            |of: fn(&Core) -> bool| self.cores.iter().filter(|core| of(core)).map(Core::free).sum::<usize>();
+        (self.isolated, self.not_first) = (count(|core| core.isolated), count(|core| !core.first));
     }
 
     /// Takes so many of the free processors. Isolated ones go first, the core of processor 0 last. Of each sort whole
@@ -595,6 +613,7 @@ impl NodeRoom {
         }
         assert!(taken.len() == count, "only what is free is given away");
         self.free -= count as u64;
+        self.count();
         taken
     }
 
@@ -603,6 +622,7 @@ impl NodeRoom {
         let (_, taken) = all.find(|(known, _)| *known == id).expect("a processor of this node comes back");
         assert!(std::mem::take(taken), "a processor comes back once");
         self.free += 1;
+        self.count();
     }
 }
 

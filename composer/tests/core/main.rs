@@ -6,6 +6,7 @@ mod application;
 mod asked;
 mod liars;
 mod packing;
+mod parts;
 mod pools;
 mod promises;
 mod rig;

@@ -3,8 +3,11 @@
 use shard_composer::core::{
     CompositionId, Core, Effect, Event, Exit, KillReason, Loss, Refusal, RequestId, ShardState, Tiers,
 };
+use shard_composer::resources::{Missing, Resource, Shortage};
 use shard_runtime::id::{ComponentId, SessionId, ShardId};
 use shardkit::application::Application;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -20,6 +23,11 @@ pub(crate) struct Rig {
     pub(crate) opens: bool,
     pub(crate) closes: bool,
     pub(crate) stops: bool,
+    /// So many shards the host has room for, if that is bounded.
+    pub(crate) room: Option<usize>,
+    /// The shards that have their part of it, and what is to be launched together, as far as it has been heard.
+    granted: BTreeSet<ShardId>,
+    set: Vec<ShardId>,
     next_request: u64,
 }
 
@@ -45,6 +53,9 @@ impl Rig {
             opens,
             closes,
             stops,
+            room: None,
+            granted: BTreeSet::new(),
+            set: vec![],
             next_request: 0,
         }
     }
@@ -55,22 +66,48 @@ impl Rig {
         while self.answered < self.effects.len() {
             let effect = self.effects[self.answered].clone();
             self.answered += 1;
-            if let Some(answer) = self.answer(effect) {
+            for answer in self.answers(effect) {
                 self.handle(answer);
             }
         }
     }
 
     fn handle(&mut self, event: Event) {
+        if let Event::ShardExited { shard, .. } = &event {
+            self.granted.remove(shard);
+        }
         self.core.handle(self.now_ns, event.clone(), &mut self.effects);
         if let Err(what) = self.core.check_invariants() {
             panic!("after {event:?}: {what}");
         }
     }
 
+    fn answers(&mut self, effect: Effect) -> Vec<Event> {
+        if let Effect::Launch { shard, more, .. } = effect {
+            self.set.push(shard);
+            return if more { vec![] } else { self.launch() };
+        }
+        self.answer(effect).into_iter().collect()
+    }
+
+    /// Starts all of a set or none.
+    fn launch(&mut self) -> Vec<Event> {
+        let shards = std::mem::take(&mut self.set);
+        let free = self.room.map_or(usize::MAX, |room| room.saturating_sub(self.granted.len()));
+        if shards.len() > free {
+            let (needed, free) = (shards.len() as u64, free as u64);
+            let missing = vec![Missing { resource: Resource::Memory, needed, free }];
+            let (at, of) = (free as usize, shards.len());
+            let shortage = Shortage { at, of, host: "rig".into(), missing, proved: true };
+            return vec![Event::NoRoom { shards, shortage: Arc::new(shortage) }];
+        }
+        self.granted.extend(&shards);
+        let starts = self.starts;
+        shards.into_iter().filter(|_| starts).map(|shard| Event::ShardReady { shard }).collect()
+    }
+
     fn answer(&self, effect: Effect) -> Option<Event> {
         Some(match effect {
-            Effect::Launch { shard, .. } if self.starts => Event::ShardReady { shard },
             Effect::Wire { wire, .. } if self.wires => Event::Wired { wire },
             Effect::Open { session, shard } if self.opens => Event::Opened { session, shard },
             Effect::Close { session, shard } if self.closes => Event::Closed { session, shard },

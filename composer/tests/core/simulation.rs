@@ -11,9 +11,11 @@ use shard_composer::core::{
     CompositionId, Core, Effect, End, Event, Exit, LINKS_MAX, Refusal, RequestId, ShardState, Tier, WireEnd,
     WireId,
 };
+use shard_composer::resources::{Missing, Resource, Shortage};
 use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 use shardkit::application::{After, Application};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const SESSIONS: u64 = 20_000;
 
@@ -26,6 +28,8 @@ enum Happening {
     Said(ShardId, Event),
     /// A wire is made at both ends, unless one of them has died before.
     Wired(WireId),
+    /// The host is asked for the parts of what is to be launched together.
+    Asked(Vec<(ShardId, ComponentId)>),
     /// A user comes.
     Arrival,
     /// Someone changes a component's target.
@@ -45,6 +49,8 @@ struct Shard {
     last_said_ns: u64,
     asked_to_end: bool,
     frozen: bool,
+    /// The part of the host that it has.
+    part: u32,
 }
 
 struct World {
@@ -57,6 +63,11 @@ struct World {
     shards: BTreeMap<ShardId, Shard>,
     wires: BTreeMap<WireId, [WireEnd; 2]>,
     links: BTreeMap<(End, LinkId), WireId>,
+    /// What is to be launched together, as far as it has been heard.
+    set: Vec<(ShardId, ComponentId)>,
+    /// What the host has, and what a shard of each component needs of it.
+    room: u32,
+    parts: Vec<u32>,
     /// Requests without an answer, and until when they wait.
     asked: BTreeMap<RequestId, u64>,
     ready: BTreeSet<SessionId>,
@@ -82,6 +93,9 @@ struct Counts {
     drained: u64,
     loads: u64,
     idle: u64,
+    /// Sets that there was no room for, and requests that were told.
+    no_room: u64,
+    short: u64,
 }
 
 fn random_application(rng: &mut StdRng) -> Application {
@@ -138,6 +152,12 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let app = random_application(&mut rng);
         let session_ns = rng.random_range(MS..30 * MS);
+        let parts: Vec<u32> = app.components.iter().map(|_| rng.random_range(1..=3)).collect();
+        // Half of the hosts have room for all that there may be; no other is smaller than a composition.
+        let part = |id: &ComponentId| parts[usize::from(id.0)];
+        let least =
+            app.compositions.iter().map(|c| c.components.iter().map(part).sum::<u32>()).max().unwrap();
+        let room = if rng.random_bool(0.5) { u32::MAX } else { least + rng.random_range(0..8) };
         // From a system that is mostly idle to one that is asked for more than it has.
         let load = rng.random_range(0.2..1.3) * places(&app) as f64;
         Self {
@@ -149,6 +169,9 @@ impl World {
             shards: BTreeMap::new(),
             wires: BTreeMap::new(),
             links: BTreeMap::new(),
+            set: vec![],
+            room,
+            parts,
             asked: BTreeMap::new(),
             ready: BTreeSet::new(),
             seen: BTreeSet::new(),
@@ -238,6 +261,7 @@ impl World {
                 self.tell(event);
             }
             Happening::Wired(wire) => self.make_wire(wire),
+            Happening::Asked(set) => self.ask(set),
             Happening::Arrival => self.arrive(),
             Happening::Target => self.aim(),
             Happening::Drain => self.drain(),
@@ -328,7 +352,14 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { shard, component, .. } => self.launch(shard, component),
+            Effect::Launch { shard, component, more, .. } => {
+                assert!(self.shards.insert(shard, Shard::default()).is_none(), "{shard:?} came twice");
+                self.set.push((shard, component));
+                if !more {
+                    let (set, after_ns) = (std::mem::take(&mut self.set), self.some_ns(MS / 5));
+                    self.plan(after_ns, Happening::Asked(set));
+                }
+            }
             Effect::Wire { wire, caller, callee } => {
                 for end in [caller, callee] {
                     assert!(usize::from(end.link.0) < LINKS_MAX);
@@ -403,7 +434,9 @@ impl World {
             }
             Effect::RequestFailed { request, reason } => {
                 let deadline_ns = self.asked.remove(&request).expect("a request has one answer");
-                if matches!(reason, Refusal::NoRoom { .. } | Refusal::NotWired { .. }) {
+                self.counts.short += u64::from(matches!(reason, Refusal::Short { .. }));
+                if matches!(reason, Refusal::NoRoom { .. } | Refusal::Short { .. } | Refusal::NotWired { .. })
+                {
                     assert!(
                         deadline_ns <= self.now_ns,
                         "{request:?} was refused before its deadline: {reason}"
@@ -430,8 +463,29 @@ impl World {
         }
     }
 
+    /// All of a set get their parts of the host and start, or none does.
+    fn ask(&mut self, mut set: Vec<(ShardId, ComponentId)>) {
+        // Some may have been ended since.
+        let shards: Vec<ShardId> = set.iter().map(|(shard, _)| *shard).collect();
+        set.retain(|(shard, _)| self.shards.get(shard).is_some_and(|shard| !shard.asked_to_end));
+        let needed: u32 = set.iter().map(|(_, component)| self.parts[usize::from(component.0)]).sum();
+        let given: u32 = self.shards.values().map(|shard| shard.part).sum();
+        let free = self.room - given;
+        if needed <= free {
+            for (shard, component) in set {
+                self.shards.get_mut(&shard).expect("it was kept").part = self.parts[usize::from(component.0)];
+                self.launch(shard, component);
+            }
+            return;
+        }
+        self.counts.no_room += 1;
+        shards.iter().for_each(|shard| drop(self.shards.remove(shard)));
+        let missing = vec![Missing { resource: Resource::Memory, needed: needed.into(), free: free.into() }];
+        let shortage = Shortage { at: 0, of: shards.len(), host: "simulated".into(), missing, proved: true };
+        self.tell(Event::NoRoom { shards, shortage: Arc::new(shortage) });
+    }
+
     fn launch(&mut self, shard: ShardId, component: ComponentId) {
-        assert!(self.shards.insert(shard, Shard::default()).is_none(), "{shard:?} came twice");
         assert!(self.app.component(component).program.is_some());
         if self.fails() {
             return self.plan(1, Happening::Death(shard, Exit::NotStarted(2)));

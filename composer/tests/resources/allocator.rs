@@ -371,7 +371,7 @@ fn a_million_random_operations_give_nothing_twice_and_lose_nothing() {
     let hosts = vec![declared(&text("2-3,6-7")), declared(&text("1")), declared(&text("0"))];
     let mut allocator = Allocator::new(hosts.clone()).unwrap();
     let (fresh, mut books, mut held) = (format!("{allocator:?}"), Books::default(), Vec::<Grant>::new());
-    let (mut given, mut refused) = (0, 0);
+    let (mut given, mut refused, mut groups_given, mut groups_refused) = (0, 0, 0, 0);
     let needs = |random: &mut StdRng| {
         let mut some =
             |chance: f64, max: u64| if random.random_bool(chance) { random.random_range(1..=max) } else { 0 };
@@ -387,7 +387,38 @@ fn a_million_random_operations_give_nothing_twice_and_lose_nothing() {
         }
     };
     for operation in 0..OPERATIONS {
-        if held.is_empty() || random.random_bool(0.55) {
+        if random.random_bool(0.1) {
+            // A composition: all of it or nothing.
+            let group: Vec<Needs> = (0..random.random_range(2..=5)).map(|_| needs(&mut random)).collect();
+            let before = books.clone();
+            match allocator.allocate_all(&group) {
+                Ok(grants) => {
+                    assert_eq!(grants.len(), group.len());
+                    for (grant, needs) in grants.into_iter().zip(&group) {
+                        books.write(&grant, false);
+                        Books::suits(&grant, needs);
+                        books.check(grant.host(), &hosts[grant.host()]);
+                        held.push(grant);
+                    }
+                    groups_given += 1;
+                }
+                Err(shortage) => {
+                    let one = &group[shortage.at];
+                    assert!(
+                        shortage.of == group.len() && !shortage.missing.is_empty(),
+                        "{shortage}: {one:?}"
+                    );
+                    // Nothing is missing from the books: what there was room for, one by one, still has it.
+                    if let Ok(grant) = allocator.allocate(one) {
+                        assert!(before.has_room(&hosts, one), "operation {operation}, {one:?}");
+                        allocator.release(grant);
+                    } else {
+                        assert!(!before.has_room(&hosts, one), "operation {operation}, {one:?}");
+                    }
+                    groups_refused += 1;
+                }
+            }
+        } else if held.is_empty() || random.random_bool(0.52) {
             let needs = needs(&mut random);
             match allocator.allocate(&needs) {
                 Ok(grant) => {
@@ -409,6 +440,11 @@ fn a_million_random_operations_give_nothing_twice_and_lose_nothing() {
         }
     }
     assert!(given > OPERATIONS / 10 && refused > OPERATIONS / 100, "{given} given, {refused} refused");
+    let groups = (groups_given, groups_refused);
+    assert!(
+        groups.0 > OPERATIONS / 100 && groups.1 > OPERATIONS / 100,
+        "compositions: {groups:?} given, refused"
+    );
     held.shuffle(&mut random);
     held.drain(..).for_each(|grant| allocator.release(grant));
     assert_eq!(format!("{allocator:?}"), fresh, "all came back");
