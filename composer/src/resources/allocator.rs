@@ -19,6 +19,9 @@ use super::weigh::{Units, Weights};
 use shardkit::application::Needs;
 use std::cmp::Reverse;
 
+/// What goes before: how it fits, whether the host is unused, how far devices are, how badly it suits.
+type Order = (Fit, bool, u32, u128);
+
 /// See the head of this file.
 #[derive(Clone, Debug)]
 pub struct Allocator {
@@ -158,7 +161,7 @@ impl Allocator {
     /// The host that is to give it, and where on it.
     fn choose(&self, needs: &Needs) -> Option<(usize, Way)> {
         let weights = self.weights(needs);
-        let mut best: Option<((Fit, bool, u32, u128), usize, Way)> = None;
+        let mut best: Option<(Order, usize, Way)> = None;
         for (host, room) in self.rooms.iter().enumerate() {
             let unused = room.is_unused();
             // Of unused hosts the largest: so fewer are needed.
