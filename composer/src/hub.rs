@@ -339,7 +339,9 @@ impl Hub {
             }
             Effect::SessionLost { session, reason } => {
                 let of = match &reason {
-                    Loss::ShardLost { shard, component, .. } | Loss::Drained { shard, component } => {
+                    Loss::ShardLost { shard, component, .. }
+                    | Loss::LinkBroken { shard, component }
+                    | Loss::Drained { shard, component } => {
                         Some((tracing::field::display(shard), component.to_string()))
                     }
                     Loss::Idle | Loss::ShuttingDown => None,

@@ -66,6 +66,13 @@ pub(crate) struct Process {
     messages_left: Cell<u32>,
 }
 
+/// What is left of one that is over.
+pub(crate) struct Gone {
+    pub(crate) role: Role,
+    pub(crate) started_ns: u64,
+    pub(crate) doomed: bool,
+}
+
 impl Process {
     /// Its next message, with the descriptors that came with it.
     pub(crate) fn receive(&self, packet: &mut Packet) -> Result<(FromShard, Vec<OwnedFd>), ControlError> {
@@ -191,14 +198,15 @@ impl Processes {
     }
 
     /// The process was reaped, or never was. What it has left is killed.
-    pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Process> {
+    pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Gone> {
         self.groups.remove(id);
-        let process = self.table.remove(&id)?;
-        self.deregister(&process.socket);
-        if let Some(pidfd) = &process.pidfd {
+        let Process { role, socket, pidfd, started_ns, doomed, .. } = self.table.remove(&id)?;
+        self.deregister(&socket);
+        if let Some(pidfd) = &pidfd {
             self.deregister(pidfd);
         }
-        Some(process)
+        socket.close();
+        Some(Gone { role, started_ns, doomed })
     }
 
     fn deregister(&self, fd: &impl AsFd) {

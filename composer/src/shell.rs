@@ -37,7 +37,7 @@ use rustix::process::Signal;
 use shard_runtime::clock;
 use shard_runtime::control::{
     COMPOSER_COMPONENT, COMPOSER_LINK, ControlError, FromShard, PROTOCOL_VERSION, Packet, ToShard, Welcome,
-    Wire,
+    Wire, close_aside,
 };
 use shard_runtime::id::{ComponentId, LinkId, ShardId};
 use shard_runtime::isolation::Absent;
@@ -726,6 +726,7 @@ impl Shell {
         let owed = matches!((role, &message), (Role::Zygote(_), FromShard::Forked { .. }));
         if !fds.is_empty() && !owed {
             self.condemn(id, &format!("{} descriptors came with a message that has none", fds.len()));
+            close_aside(fds);
             return self.processes.turn_away(id);
         }
         if let FromShard::Hello { version, pid } = message {

@@ -277,12 +277,19 @@ impl ControlSocket {
     ) -> Result<(T, Vec<OwnedFd>), ControlError> {
         let received = self.receive_packet(packet)?;
         if received.lost_descriptors {
+            close_aside(received.fds);
             let what = format!(
                 "more than {DESCRIPTORS_MAX} descriptors came with it, or this process has none left"
             );
             return Err(ControlError::Garbled(what));
         }
-        Ok((decode(&packet.room[..received.bytes])?, received.fds))
+        match decode(&packet.room[..received.bytes]) {
+            Ok(message) => Ok((message, received.fds)),
+            Err(error) => {
+                close_aside(received.fds);
+                Err(error)
+            }
+        }
     }
 
     /// As [`receive`](Self::receive), from someone who is trusted: where this process has no descriptors left for those
@@ -302,7 +309,8 @@ impl ControlSocket {
     }
 
     fn receive_packet(&self, packet: &mut Packet) -> Result<Received, ControlError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        // Room for all that a packet can have: what has none the kernel closes at once, and that may take long.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = loop {
             let into = &mut [IoSliceMut::new(&mut packet.room)];
@@ -320,14 +328,28 @@ impl ControlSocket {
             }
         }
         if got.bytes == 0 {
+            close_aside(fds);
             return Err(ControlError::Closed);
         }
         if got.flags.contains(ReturnFlags::TRUNC) {
+            close_aside(fds);
             return Err(ControlError::Garbled(format!("it is larger than {PACKET_BYTES_MAX} bytes")));
         }
         // The room for descriptors is rounded up, so the kernel alone does not keep the limit.
         let lost_descriptors = got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > DESCRIPTORS_MAX;
         Ok(Received { bytes: got.bytes, fds, lost_descriptors })
+    }
+}
+
+/// The most descriptors that the kernel takes with a packet (`SCM_MAX_FD`).
+const KERNEL_DESCRIPTORS_MAX: usize = 253;
+
+/// Closes what came from someone who is not trusted, on a thread of its own: who closes a socket last has to wait as long
+/// as its maker has set (`SO_LINGER`).
+pub fn close_aside(fds: Vec<OwnedFd>) {
+    if !fds.is_empty() {
+        // Without a thread it is done here.
+        let _ = std::thread::Builder::new().name("closer".into()).spawn(move || drop(fds));
     }
 }
 
@@ -348,6 +370,16 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, ControlError> {
         Ok((message, [])) => Ok(message),
         Ok((_, rest)) => Err(ControlError::Garbled(format!("{} bytes follow it", rest.len()))),
         Err(error) => Err(ControlError::Garbled(error.to_string())),
+    }
+}
+
+impl ControlSocket {
+    /// Closes it, on a thread of its own if something was sent that nobody has received: see [`close_aside`].
+    pub fn close(self) {
+        let (mut byte, how) = ([0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        if rustix::net::recv(&self.fd, &mut byte, how).is_ok_and(|(_, bytes)| bytes > 0) {
+            close_aside(vec![self.fd]);
+        }
     }
 }
 

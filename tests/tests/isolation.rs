@@ -561,6 +561,34 @@ fn a_shard_that_scribbles_over_all_that_it_can_write_loses_itself_alone() {
 }
 
 #[test]
+fn a_descriptor_that_takes_a_minute_to_close_keeps_nobody_waiting() {
+    let Some(_alone) = alone() else { return };
+    let attack = attack("linger", "allow = { network = true }");
+    attack.log.line("process does not keep to the protocol", &[("component", "linger")]);
+    // Who reaps and launches is at work.
+    let echo = ready_shard(&attack.composer, "echo");
+    kill(echo.pid, Signal::KILL);
+    wait_until("there is another", || ready_shard(&attack.composer, "echo").pid != echo.pid);
+    attack.felt("sends what takes a minute to close");
+    attack.is_over();
+}
+
+#[test]
+fn a_shard_that_accuses_its_partners_without_end_ends_no_session_but_its_own() {
+    let Some(_alone) = alone() else { return };
+    let attack = attack_on_a_partner("accuse", "");
+    attack.log.line("shard has broken a link", &[("component", "echo")]);
+    let echo = ready_shard(&attack.composer, "echo").pid;
+    for _ in 0..10 {
+        // It says so as soon as it is wired; the session is lost, or can't be had.
+        drop(attack.composer.compose_within("accuse", Duration::from_millis(50)));
+    }
+    attack.felt("accuses its partners");
+    assert_eq!(ready_shard(&attack.composer, "echo").pid, echo, "its partner was killed for it");
+    attack.is_over();
+}
+
+#[test]
 fn bells_and_wake_words_that_a_shard_rubs_out_cost_time_and_no_message() {
     let Some(_alone) = alone() else { return };
     let attack = attack("rub", "");

@@ -296,6 +296,14 @@ pub enum Event {
         /// Which shard.
         shard: ShardId,
     },
+    /// A shard says that its partner has broken the rules of a link. Its word alone does not tell which of the two has: the
+    /// link goes, with the sessions that need it, and neither loses more.
+    LinkBroken {
+        /// Who says so.
+        witness: ShardId,
+        /// Its link.
+        link: LinkId,
+    },
     /// How much of its time a shard worked lately: what packing weighs its sessions by.
     Load {
         /// Which shard.

@@ -168,6 +168,7 @@ impl Core {
             Event::BrokeProtocol { shard } => {
                 self.lost_trust(now_ns, shard, KillReason::BrokeProtocol, effects);
             }
+            Event::LinkBroken { witness, link } => self.link_broken(now_ns, witness, link, effects),
             Event::Load { shard, permille } => self.load(shard, permille),
             Event::SessionIdle { session } => self.session_idle(now_ns, session, effects),
             Event::Target { component, ready, frozen } => self.set_target(now_ns, component, ready, frozen),

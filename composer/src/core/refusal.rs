@@ -120,6 +120,14 @@ pub enum Loss {
         /// How it ended.
         how: Death,
     },
+    /// A link between two of its shards broke.
+    #[error("a link to shard {shard} of {component} broke; ask for a new session")]
+    LinkBroken {
+        /// The shard at the end of it that the other one accuses.
+        shard: ShardId,
+        /// Of which component.
+        component: Name,
+    },
     /// One of its shards was drained, and its deadline came.
     #[error("shard {shard} of {component} was drained and its deadline came; ask for a new session")]
     Drained {

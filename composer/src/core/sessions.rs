@@ -76,7 +76,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn id(&self, at: u32) -> SessionId {
+    pub(super) fn id(&self, at: u32) -> SessionId {
         SessionId::new(at, self.generation)
     }
 }

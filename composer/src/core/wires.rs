@@ -7,10 +7,11 @@ use super::Core;
 use super::cells::CellRef;
 use super::event::{Effect, End, WireEnd, WireId};
 use super::list::NONE;
+use super::refusal::Loss;
 use super::shape::EmbedderCall;
 use super::shards::Link;
 use super::{LINKS_MAX, WIRE_TRIES_MAX};
-use shard_runtime::id::{ComponentId, LinkId, SessionId};
+use shard_runtime::id::{ComponentId, LinkId, SessionId, ShardId};
 
 /// Who goes on when a wire is up.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +169,39 @@ impl Core {
         }
         for waiter in self.wires.remove(at) {
             self.give_up_on_wire(now_ns, waiter, effects);
+        }
+    }
+
+    /// Takes out a wire that a shard says is broken, and ends the sessions that need it. What is wired to the embedder stays:
+    /// that one sees for itself.
+    pub(super) fn link_broken(
+        &mut self,
+        now_ns: u64,
+        witness: ShardId,
+        link: LinkId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(at) = self.shards.find(witness) else { return };
+        let Some(&Link { wire, peer, up: true }) = self.shards.get(at).wires.get(usize::from(link.0)) else {
+            return;
+        };
+        if peer == NONE {
+            return;
+        }
+        let loss = Loss::LinkBroken { shard: self.shards.get(peer).id, component: self.name_of(peer) };
+        let held = self.shards.get(at).holders.iter().map(|&member| self.sessions.session_of(member));
+        let both: Vec<SessionId> = held
+            .filter(|&session| self.sessions.members(session).any(|member| member.shard == peer))
+            .map(|session| self.sessions.table[session as usize].id(session))
+            .collect();
+        self.dissolve_cells_over(wire);
+        for waiter in self.unwire(wire, None, effects) {
+            self.give_up_on_wire(now_ns, waiter, effects);
+        }
+        for session in both {
+            if let Some(session) = self.sessions.find(session) {
+                self.lose(now_ns, session, &loss, effects);
+            }
         }
     }
 

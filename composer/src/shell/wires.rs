@@ -142,8 +142,8 @@ impl Shell {
         }
     }
 
-    /// A link that a peer broke can't be mended: the shard whose rules were broken keeps running, the one that broke
-    /// them is not to be trusted and is killed.
+    /// A link that a peer broke can't be mended. Where the embedder says so its peer is not to be trusted and is killed. Between
+    /// two shards only one's word says which of them it was: the link goes, and its sessions, and nobody is killed.
     pub(super) fn break_link(&mut self, witness: End, link: LinkId, error: &str) {
         let culprit = self.inner.lock().core.peer_of(witness, link);
         let Some(End::Shard(shard)) = culprit else { return };
@@ -152,7 +152,10 @@ impl Shell {
             "shard has broken a link"
         );
         self.inner.note_fault(shard, format!("broke a link: {error}"));
-        self.tell(Event::BrokeProtocol { shard });
+        match witness {
+            End::Embedder => self.tell(Event::BrokeProtocol { shard }),
+            End::Shard(witness) => self.tell(Event::LinkBroken { witness, link }),
+        }
     }
 
     /// Tells which links bring messages that are refused: of a session that their sender is not in, for a port that is not

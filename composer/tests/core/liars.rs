@@ -4,7 +4,7 @@ use crate::application::application;
 use crate::rig::Rig;
 use proptest::prelude::*;
 use shard_composer::core::{CompositionId, Effect, Event, Exit, RequestId};
-use shard_runtime::id::{SessionId, ShardId};
+use shard_runtime::id::{LinkId, SessionId, ShardId};
 
 /// What a shard can make the core hear, about itself; and what others do meanwhile.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ enum Word {
     Closed(SessionId),
     Hung,
     Nonsense,
+    Broken(LinkId),
     Exited,
     Requested,
     Ended(SessionId),
@@ -30,6 +31,7 @@ fn words() -> impl Strategy<Value = Vec<(ShardId, Word)>> {
         6 => session.clone().prop_map(Word::Closed),
         1 => Just(Word::Hung),
         1 => Just(Word::Nonsense),
+        1 => (0..3_u16).prop_map(|link| Word::Broken(LinkId(link))),
         1 => Just(Word::Exited),
         4 => Just(Word::Requested),
         3 => session.prop_map(Word::Ended),
@@ -62,6 +64,7 @@ proptest! {
                 Word::OpenRefused(session) => rig.tell(Event::OpenRefused { session, shard }),
                 Word::Closed(session) => rig.tell(Event::Closed { session, shard }),
                 Word::Hung => rig.tell(Event::ShardHung { shard }),
+                Word::Broken(link) => rig.tell(Event::LinkBroken { witness: shard, link }),
                 Word::Nonsense => rig.tell(Event::BrokeProtocol { shard }),
                 Word::Exited => rig.tell(Event::ShardExited { shard, how: Exit::Code(0) }),
                 Word::Requested => {

@@ -504,6 +504,10 @@ impl World {
                 Happening::Death(shard, Exit::Signal(11))
             };
             self.plan(after_ns, end);
+            if self.fails() {
+                let (after_ns, link) = (after_ns / 2, LinkId(self.rng.random_range(0..3)));
+                self.plan(after_ns, Happening::Told(Event::LinkBroken { witness: shard, link }));
+            }
         }
     }
 

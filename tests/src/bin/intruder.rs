@@ -210,6 +210,12 @@ fn by_hand(way: &str) -> Result<()> {
                     _ => held.extend(fds),
                 }
             }
+            ToShard::Wire(wire) if way == "accuse" => {
+                control.send(&FromShard::Wired { link: wire.link }, &[])?;
+                if wire.shard.is_some() {
+                    control.send(&FromShard::Broken { link: wire.link, error: "a lie".into() }, &[])?;
+                }
+            }
             ToShard::Wire(wire) if matches!(way, "scribble" | "flood-partner") => {
                 control.send(&FromShard::Wired { link: wire.link }, &[])?;
                 has_embedder |= wire.shard.is_none();
@@ -232,6 +238,14 @@ fn by_hand(way: &str) -> Result<()> {
                     "pour" => loop {
                         pour(&control, b"\x01", &[fds[0].as_fd(); POURED])?;
                     },
+                    "linger" => {
+                        let stream = stuffed()?;
+                        pour(&control, b"\x01", &[stream.as_fd(); 8])?;
+                        drop(stream);
+                        loop {
+                            std::thread::sleep(Duration::from_secs(3600));
+                        }
+                    }
                     "deaf" => loop {
                         std::thread::sleep(Duration::from_secs(3600));
                     },
@@ -247,6 +261,18 @@ fn by_hand(way: &str) -> Result<()> {
             _ => {}
         }
     }
+}
+
+/// A stream to itself, full to the brim: who closes it last waits for a minute.
+fn stuffed() -> Result<TcpStream> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut stream = TcpStream::connect(listener.local_addr()?)?;
+    // Nobody reads from it, and it is there until this process ends.
+    std::mem::forget(listener.accept()?);
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::from_secs(60)))?;
+    stream.set_nonblocking(true)?;
+    while stream.write(&[0; 4096]).is_ok() {}
+    Ok(stream)
 }
 
 /// Does to a region all that the seals and the filter are to keep it from. Names what it could do.
@@ -392,8 +418,8 @@ fn main() -> Result<()> {
             fork_early()?;
             shardkit::run(|_| Ok(Intruder))
         }
-        "deaf" | "maul" | "rub" | "foreign" | "flood" | "flood-composer" | "babble" | "flood-partner"
-        | "give" | "pour" | "foreign-end" | "scribble" => by_hand(&way),
+        "accuse" | "linger" | "deaf" | "maul" | "rub" | "foreign" | "flood" | "flood-composer" | "babble"
+        | "flood-partner" | "give" | "pour" | "foreign-end" | "scribble" => by_hand(&way),
         "any" => shardkit::run_any(shardkit::Components::new().with("spare", |_| Ok(Intruder))),
         _ => shardkit::run(|_| Ok(Intruder)),
     }
