@@ -1,6 +1,6 @@
 //! How well needs suit what is left of a place.
 //!
-//! Resources are weighed by how scarce they have become: one that is nearly as scarce as the scarcest counts, one of which
+//! Resources are weighed by how scarce they have become on the hosts in use: one that is nearly as scarce as the scarcest counts, one of which
 //! there is plenty hardly does. What is left of a place counts against it, and more the less of it components of this
 //! shape could use: whoever fills a place in the proportions of what it has leaves nothing there that can't be used
 //! because something else has run out.
