@@ -26,10 +26,10 @@ type Order = (Fit, bool, u32, u128);
 #[derive(Clone, Debug)]
 pub struct Allocator {
     rooms: Vec<Room>,
-    /// What all hosts had at first, of the resources that are weighed.
+    /// What all hosts had at first, of the resources that are weighed; what those had that are in use; what is gone.
     had: [u128; WEIGHED],
-    /// What is left of it.
-    left: [u128; WEIGHED],
+    had_in_use: [u128; WEIGHED],
+    gone: [u128; WEIGHED],
     /// In such parts room and needs are counted.
     units: Units,
 }
@@ -44,10 +44,10 @@ impl Allocator {
         let rooms: Vec<Room> = hosts.iter().map(Room::new).collect();
         let mut had = [0; WEIGHED];
         for room in &rooms {
-            had.iter_mut().zip(room.left.weighed()).for_each(|(sum, one)| *sum += u128::from(one));
+            had.iter_mut().zip(room.had).for_each(|(sum, one)| *sum += u128::from(one));
         }
         let units = Units::new(&had, rooms.len());
-        Ok(Self { rooms, had, left: had, units })
+        Ok(Self { rooms, had, had_in_use: [0; WEIGHED], gone: [0; WEIGHED], units })
     }
 
     /// Gives what one component needs.
@@ -149,11 +149,16 @@ impl Allocator {
     /// Changes a host, and keeps the sums.
     fn on<T>(&mut self, host: usize, change: impl FnOnce(&mut Room) -> T) -> T {
         let room = &mut self.rooms[host];
-        let before = room.left.weighed();
+        let (left, was_unused) = (room.left.weighed(), room.is_unused());
         let changed = change(room);
-        let after = room.left.weighed();
-        for (sum, (before, after)) in self.left.iter_mut().zip(before.into_iter().zip(after)) {
-            *sum = *sum - u128::from(before) + u128::from(after);
+        for (at, (before, after)) in left.into_iter().zip(room.left.weighed()).enumerate() {
+            self.gone[at] = self.gone[at] + u128::from(before) - u128::from(after);
+            let had = u128::from(room.had[at]);
+            match (was_unused, room.is_unused()) {
+                (true, false) => self.had_in_use[at] += had,
+                (false, true) => self.had_in_use[at] -= had,
+                _ => {}
+            }
         }
         changed
     }
@@ -180,7 +185,10 @@ impl Allocator {
     }
 
     fn weights(&self, needs: &Needs) -> Weights<'_> {
-        Weights::new(&self.units, needs, &self.had, &self.left)
+        // What unused hosts have too much of is not why those in use are full.
+        let none = self.had_in_use == [0; WEIGHED];
+        let had = if none { &self.had } else { &self.had_in_use };
+        Weights::new(&self.units, needs, had, &self.gone)
     }
 
     /// How large needs are: their largest part, in units.

@@ -31,6 +31,8 @@ pub(super) struct Room {
     gpus: Vec<Slot>,
     nics: Vec<Slot>,
     grants: usize,
+    /// What it had at first, of the resources that are weighed.
+    pub(super) had: [u64; WEIGHED],
     /// Follows from the above.
     pub(super) left: Left,
 }
@@ -176,9 +178,11 @@ impl Room {
             nics: nics.collect(),
             page_bytes,
             grants: 0,
+            had: [0; WEIGHED],
             left: Left::default(),
         };
         room.sum();
+        room.had = room.left.weighed();
         room
     }
 

@@ -1,6 +1,6 @@
 //! How well needs suit what is left of a place.
 //!
-//! Resources are weighed by how scarce they have become: one that is nearly as scarce as the scarcest counts, one of which
+//! Resources are weighed by how scarce they have become on the hosts in use: one that is nearly as scarce as the scarcest counts, one of which
 //! there is plenty hardly does. What is left of a place counts against it, and more the less of it components of this
 //! shape could use: whoever fills a place in the proportions of what it has leaves nothing there that can't be used
 //! because something else has run out.
@@ -51,17 +51,16 @@ impl Units {
 }
 
 impl<'a> Weights<'a> {
-    /// For needs, where all hosts had so much and have so much left.
+    /// For needs, where so much is gone of what hosts had.
     pub(super) fn new(
         units: &'a Units,
         needs: &Needs,
         had: &[u128; WEIGHED],
-        left: &[u128; WEIGHED],
+        gone: &[u128; WEIGHED],
     ) -> Self {
-        let mut gone = weighed(needs).map(u128::from);
-        for (at, gone) in gone.iter_mut().enumerate() {
-            *gone = ((*gone + had[at] - left[at]) << 20).checked_div(had[at]).unwrap_or(0);
-        }
+        let needed = weighed(needs).map(u128::from);
+        let part = |at: usize| ((needed[at] + gone[at]) << 20).checked_div(had[at]).unwrap_or(0);
+        let gone: [u128; WEIGHED] = std::array::from_fn(part);
         let most = gone.into_iter().max().unwrap_or(0).max(1);
         let weights = gone.map(|gone| {
             let scarcity = (gone << WEIGHT_BITS) / most;
