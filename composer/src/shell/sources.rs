@@ -331,6 +331,8 @@ impl Shell {
                 }
                 Err(error) => {
                     tracing::warn!(%shard, %error, "a spare could not be welcomed and is killed");
+                    // It may have said why, as the shard that it was to be.
+                    self.hear(process);
                     self.unwelcome(shard);
                     if let Some(spare) = self.processes.get_mut(process) {
                         spare.role = Role::Spare(at);
