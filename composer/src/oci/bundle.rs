@@ -197,10 +197,11 @@ fn spec(run: Run, program: &Program, processes: u32) -> Result<Spec, Error> {
 }
 
 /// How many processes its user may have in there, and no core files, which the host would get. Where a control group
-/// counts them it is reached first, and tells.
+/// counts them that is reached first, and tells: so it is one more than the group allows, as the runtime counts here too where
+/// it is the same user's.
 fn rlimits(processes: u32) -> Result<Vec<PosixRlimit>, OciSpecError> {
     let limit = |kind, most: u64| PosixRlimitBuilder::default().typ(kind).hard(most).soft(most).build();
-    let most = u64::from(processes) + u64::from(PROCESSES_BESIDE);
+    let most = u64::from(processes) + u64::from(PROCESSES_BESIDE) + 1;
     Ok(vec![limit(PosixRlimitType::RlimitNproc, most)?, limit(PosixRlimitType::RlimitCore, 0)?])
 }
 
