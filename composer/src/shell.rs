@@ -10,8 +10,10 @@
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` or `NoRoom` in the end, for every `Wire` one `Wired` or
 //! `WireFailed` unless one of its ends is gone.
 
+mod limits;
 mod loads;
 mod sources;
+mod told;
 mod wires;
 
 use crate::affinity::confine;
@@ -54,6 +56,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use told::tell_of;
 use wires::{Pending, mirror};
 
 pub(crate) const WAKER: Token = Token(0);
@@ -569,134 +572,6 @@ impl Shell {
         }
     }
 
-    // Limits.
-
-    /// What a process may use of the host.
-    fn limits(&self, role: Role) -> Limits {
-        let application = &self.inner.application;
-        match role {
-            Role::Shard(shard) => {
-                let entry = self.shards.get(&shard);
-                let component = entry.map_or(ComponentId(0), |entry| entry.component);
-                let grant = entry.map(|entry| &entry.grant);
-                let processors = grant.into_iter().flat_map(Grant::processors).map(|id| id as usize);
-                self.limits_of(component, processors.collect())
-            }
-            Role::Zygote(component) => self.limits_of(component, Vec::new()),
-            Role::Spare(at) => {
-                let components = application.generics[at].components.iter();
-                let limits = components.map(|id| self.limits_of(*id, Vec::new()));
-                limits.reduce(Limits::or).unwrap_or_else(|| self.limits_of(ComponentId(0), Vec::new()))
-            }
-        }
-    }
-
-    fn limits_of(&self, component: ComponentId, cores: Vec<usize>) -> Limits {
-        let program = match &self.programs[usize::from(component.0)] {
-            Some(Executable::Program(path)) => Some(path.as_path()),
-            _ => None,
-        };
-        Limits::of(self.inner.application.component(component), program, cores)
-    }
-
-    /// The highest real-time priority that a process may have.
-    fn realtime_of(&self, role: Role) -> u32 {
-        let application = &self.inner.application;
-        let of = |id: ComponentId| application.component(id).needs.realtime;
-        match role {
-            Role::Shard(shard) => self.shards.get(&shard).map_or(0, |entry| of(entry.component)),
-            Role::Zygote(component) => of(component),
-            Role::Spare(at) => {
-                application.generics[at].components.iter().map(|id| of(*id)).max().unwrap_or(0)
-            }
-        }
-    }
-
-    /// Gives a shard that is ready, and so on its own cores, the real-time priority that its component asks for.
-    fn hurry(&mut self, shard: ShardId) {
-        let (priority, component) = (self.realtime_of(Role::Shard(shard)), self.name(shard));
-        let process = self.shards.get(&shard).and_then(|entry| self.processes.get(entry.process?));
-        if let Some(process) = process.filter(|process| priority > 0 && process.runs()) {
-            self.realtime.give(process.pid, priority, &component);
-        }
-    }
-
-    /// Holds a process that is there already to the limits of what it has become.
-    fn regroup(&mut self, id: ProcessId) {
-        let Some(role) = self.processes.get(id).map(|process| process.role) else { return };
-        let limits = self.limits(role);
-        self.processes.regroup(id, limits);
-    }
-
-    /// Tells of the processes that have as many processes as they may.
-    fn look_at_groups(&mut self) {
-        for id in self.processes.groups.take_full() {
-            let limit = self.processes.groups.stopped(id).map_or(0, |stopped| stopped.processes);
-            self.warn(id, |of| {
-                tracing::warn!(
-                    who = of.who,
-                    shard = of.shard,
-                    component = of.component,
-                    sessions = of.sessions,
-                    limit,
-                    "has as many processes as it may (pids.max); more are refused"
-                );
-            });
-            self.note_fault(id, format!("it has reached its number of processes and threads, {limit}"));
-        }
-    }
-
-    /// Tells what limits did to a process that has ended, and what it left. Returns how it ended, as far as they know more.
-    fn tell_stopped(&self, id: ProcessId, how: Exit) -> Exit {
-        let Some(stopped) = self.processes.groups.stopped(id) else { return how };
-        if stopped.forks_refused > 0 {
-            let (limit, refused) = (stopped.processes, stopped.forks_refused);
-            self.warn(id, |of| {
-                tracing::warn!(
-                    who = of.who,
-                    shard = of.shard,
-                    component = of.component,
-                    sessions = of.sessions,
-                    limit,
-                    refused,
-                    "forks were refused (pids.max)"
-                );
-            });
-        }
-        if stopped.left > 0 {
-            self.warn(id, |of| {
-                tracing::warn!(
-                    who = of.who,
-                    shard = of.shard,
-                    component = of.component,
-                    left = stopped.left,
-                    "has left processes behind; they are killed"
-                );
-            });
-        }
-        if stopped.killed == 0 || stopped.memory_bytes == 0 {
-            return how;
-        }
-        let max_bytes = stopped.memory_bytes;
-        self.warn(id, |of| {
-            tracing::warn!(
-                who = of.who,
-                shard = of.shard,
-                component = of.component,
-                sessions = of.sessions,
-                max_bytes,
-                killed = stopped.killed,
-                "used more memory than it may (memory.max); the kernel has killed it"
-            );
-        });
-        if how != Exit::Signal(Signal::KILL.as_raw()) {
-            return how;
-        }
-        let how = Exit::OutOfMemory { max_bytes };
-        self.note_fault(id, how.to_string());
-        how
-    }
-
     // A shard's words.
 
     fn hear(&mut self, id: ProcessId) {
@@ -963,16 +838,7 @@ impl Shell {
             return;
         }
         let reason = &said(reason);
-        self.warn(id, |of| {
-            tracing::error!(
-                who = of.who,
-                shard = of.shard,
-                component = of.component,
-                sessions = of.sessions,
-                reason,
-                "process does not keep to the protocol and is killed"
-            );
-        });
+        tell_of!(error, self.of(id), reason, "process does not keep to the protocol and is killed");
         self.note_fault(id, reason.to_owned());
         match self.processes.get(id).map(|process| process.role) {
             Some(Role::Shard(shard)) => self.tell(Event::BrokeProtocol { shard }),
@@ -984,70 +850,11 @@ impl Shell {
     /// A process has closed its end of its control socket. One that exits does not feel it; one that lives on ends.
     fn hung_up(&mut self, id: ProcessId) {
         if self.processes.get(id).is_some_and(Process::runs) {
-            self.warn(id, |of| {
-                let reason = "it has closed its control socket";
-                tracing::info!(
-                    who = of.who,
-                    shard = of.shard,
-                    component = of.component,
-                    sessions = of.sessions,
-                    reason,
-                    "process exits, or is killed"
-                );
-            });
+            let reason = "it has closed its control socket";
+            tell_of!(info, self.of(id), reason, "process exits, or is killed");
         }
         self.processes.kill(id);
     }
-
-    /// Writes a line to the log about a process.
-    fn warn(&self, id: ProcessId, write: impl FnOnce(&Of)) {
-        let application = &self.inner.application;
-        let (shard, component) = match self.processes.get(id).map(|process| process.role) {
-            Some(Role::Shard(shard)) => (Some(shard), self.name(shard)),
-            Some(Role::Zygote(id)) => (None, application.component(id).name.clone()),
-            Some(Role::Spare(_)) | None => (None, String::new()),
-        };
-        let sessions = shard.map(|shard| self.sessions_of(shard)).unwrap_or_default();
-        write(&Of { who: self.who(id), shard: shard.map(tracing::field::display), component, sessions });
-    }
-
-    /// The sessions that a shard is in, as people write them.
-    fn sessions_of(&self, shard: ShardId) -> String {
-        let hub = self.inner.lock();
-        hub.core.sessions_of(shard).map(|session| session.to_string()).collect::<Vec<_>>().join(" ")
-    }
-
-    /// Whoever a process is, for people.
-    fn who(&self, id: ProcessId) -> String {
-        let application = &self.inner.application;
-        match self.processes.get(id).map(|process| process.role) {
-            Some(Role::Shard(shard)) => format!("shard {shard} of `{}`", self.name(shard)),
-            Some(Role::Spare(at)) => format!("spare of `{}`", application.generics[at].name),
-            Some(Role::Zygote(id)) => format!("zygote of `{}`", application.component(id).name),
-            None => "nobody".into(),
-        }
-    }
-
-    fn note_fault(&self, id: ProcessId, fault: String) {
-        match self.processes.get(id).map(|process| process.role) {
-            Some(Role::Shard(shard)) => self.inner.note_fault(shard, fault),
-            Some(Role::Zygote(component)) => self.inner.note_fault_of(component, fault),
-            Some(Role::Spare(_)) | None => {}
-        }
-    }
-
-    fn name(&self, shard: ShardId) -> String {
-        let component = self.shards.get(&shard).map(|entry| entry.component);
-        component.map(|id| self.inner.application.component(id).name.clone()).unwrap_or_default()
-    }
-}
-
-/// Of whom a line of the log is.
-struct Of {
-    who: String,
-    shard: Option<tracing::field::DisplayValue<ShardId>>,
-    component: String,
-    sessions: String,
 }
 
 fn would_block(error: &ControlError) -> bool {
