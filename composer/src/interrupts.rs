@@ -7,8 +7,8 @@
 //!
 //! Invariant: in the end everything is set as it was before: by the composer, or, if that was killed, by the next one.
 
+use crate::folders::lock_folder;
 use crate::resources::limits::{Tried, ranges};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use shard_runtime::topology::parse_list;
 use std::collections::{BTreeMap, BTreeSet};
@@ -268,9 +268,7 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
     {
         return Err(error);
     }
-    let opened = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    flock(&opened, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(opened)
+    lock_folder(folder)
 }
 
 /// Writes a file so that whoever is killed meanwhile leaves the old one or the new one.
@@ -283,6 +281,7 @@ fn write_whole(folder: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{FlockOperation, flock};
 
     fn tree() -> tempfile::TempDir {
         let tree = tempfile::tempdir().unwrap();

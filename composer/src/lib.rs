@@ -32,6 +32,7 @@ pub mod core;
 mod embed;
 mod explain;
 mod family;
+mod folders;
 mod freezer;
 mod groups;
 mod history;
@@ -61,6 +62,7 @@ pub use embed::{MAIL_MAX, Mail, ReceiveError};
 pub use explain::{
     DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation, StepExplanation,
 };
+pub use folders::own_folder;
 pub use hub::Ending;
 pub use inner::{STARTS_MAX, Source, Start};
 pub use launcher::{LauncherError, take_over};

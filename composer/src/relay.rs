@@ -12,6 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{stderr, stdout};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ struct Shared {
     new: Mutex<Vec<Stream>>,
     /// Readable if there are some, or the thread is to end when it has no streams left.
     call: OwnedFd,
-    ending: Mutex<bool>,
+    ending: AtomicBool,
 }
 
 struct Stream {
@@ -42,7 +43,7 @@ impl Relay {
     /// Starts the thread that passes on.
     pub(crate) fn start() -> io::Result<Self> {
         let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared { new: Mutex::default(), call, ending: Mutex::new(false) });
+        let shared = Arc::new(Shared { new: Mutex::default(), call, ending: AtomicBool::new(false) });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("relay".into()).spawn(move || pass_on(&theirs))?;
         Ok(Self { shared, thread })
@@ -61,7 +62,7 @@ impl Relay {
 
     /// Ends it when the last writer is gone, at the latest after `within`.
     pub(crate) fn finish(self, within: Duration) {
-        *self.shared.ending.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.ending.store(true, Ordering::Release);
         self.shared.call();
         let deadline = Instant::now() + within;
         while !self.thread.is_finished() && Instant::now() < deadline {
@@ -102,7 +103,7 @@ fn pass_on(shared: &Shared) {
             let _ = read(&shared.call, &mut [0; 8]);
             streams.append(&mut shared.new.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        if streams.is_empty() && *shared.ending.lock().unwrap_or_else(PoisonError::into_inner) {
+        if streams.is_empty() && shared.ending.load(Ordering::Acquire) {
             return;
         }
     }

@@ -7,7 +7,7 @@
 //! beside the folder, unless other processes would be left behind: then there are groups, and no limits.
 
 use super::refusal::Refusals;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use crate::folders::lock_folder;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,7 +39,7 @@ impl Folder {
     pub(super) fn make(path: PathBuf) -> io::Result<Self> {
         // Who can open a folder can lock it, and what is locked is taken for a living composer's.
         DirBuilder::new().mode(0o700).create(&path)?;
-        let lock = lock(&path).inspect_err(|_| {
+        let lock = lock_folder(&path).inspect_err(|_| {
             let _ = fs::remove_dir(&path);
         })?;
         if path.exists() {
@@ -240,12 +240,6 @@ pub(super) fn number(file: &Path, name: &str) -> u64 {
     line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
-fn lock(path: &Path) -> io::Result<OwnedFd> {
-    let folder = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(folder)
-}
-
 /// Ends and removes what composers left that are gone.
 fn free_left(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
@@ -257,7 +251,7 @@ fn free_left(base: &Path) {
         if !name.starts_with(PREFIX) {
             continue;
         }
-        let Ok(_lock) = lock(&path) else { continue };
+        let Ok(_lock) = lock_folder(&path) else { continue };
         let processes = free(&path);
         tracing::warn!(
             group = %path.display(),

@@ -16,11 +16,12 @@ use super::error::OciError;
 use super::image::Image;
 use super::limits::Limits;
 use super::root::discard;
+use crate::folders::own_folder;
 use oci_spec::image::ImageConfiguration;
 use rustix::io::Errno;
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,10 +61,7 @@ impl Cache {
     /// If it can't be made, or is not this user's alone.
     pub fn at(folder: impl Into<PathBuf>) -> Result<Self, OciError> {
         let folder = folder.into();
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(OciError::io(&folder))?;
-        let found = fs::symlink_metadata(&folder).map_err(OciError::io(&folder))?;
-        let mine = found.uid() == rustix::process::geteuid().as_raw();
-        if !found.is_dir() || !mine || found.mode() & 0o022 != 0 {
+        if !own_folder(&folder).map_err(OciError::io(&folder))? {
             return Err(OciError::Cache { path: folder });
         }
         let cache = Self { folder };

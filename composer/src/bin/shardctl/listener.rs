@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::geteuid;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,17 +103,4 @@ fn who(socket: &impl AsFd) -> String {
         Ok(peer) => format!("it is process {} of user {}", peer.pid, peer.uid.as_raw()),
         Err(error) => format!("the kernel does not say who it is: {error}"),
     }
-}
-
-/// Makes a folder that only this user can change, or checks that it is one: what others own they could fill.
-pub(crate) fn own_folder(folder: &Path) -> Result<(), Failure> {
-    let failed = |why: String| Failure::run(format!("the sockets' folder {}: {why}", folder.display()));
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|error| failed(error.to_string()))?;
-    let found = fs::symlink_metadata(folder).map_err(|error| failed(error.to_string()))?;
-    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        let why = "another user can change it; set XDG_RUNTIME_DIR, or choose a --socket elsewhere";
-        return Err(failed(why.into()));
-    }
-    Ok(())
 }

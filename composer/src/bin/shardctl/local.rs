@@ -1,12 +1,13 @@
 //! What `shardctl up` and the other verbs say to each other over a local socket, and the verbs that only ask.
 
-use crate::listener::{is_trusted, own_folder};
+use crate::listener::is_trusted;
 use crate::{Failure, Outcome};
 use clap::Args;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use shard_runtime::control::{ControlSocket, Packet};
 use shard_runtime::id::SessionId;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -101,8 +102,15 @@ fn folder() -> Result<PathBuf, Failure> {
         Some(folder) if Path::new(&folder).is_dir() => folder.into(),
         _ => std::env::temp_dir().join(format!("shardctl-{}", rustix::process::geteuid().as_raw())),
     };
-    own_folder(&folder)?;
-    Ok(folder)
+    let failed =
+        |why: &dyn fmt::Display| Failure::run(format!("the sockets' folder {}: {why}", folder.display()));
+    match shard_composer::own_folder(&folder) {
+        Ok(true) => Ok(folder),
+        Ok(false) => {
+            Err(failed(&"another user can change it; set XDG_RUNTIME_DIR, or choose a --socket elsewhere"))
+        }
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 impl Target {
