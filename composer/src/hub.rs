@@ -70,7 +70,7 @@ pub(crate) enum Slow {
 const UNASKED_MAX: u32 = 2_048;
 /// So many it may send for each session that it is asked to open or close: its answer, and that the session is to end.
 const ANSWERS: u32 = 2;
-/// Of so many lines that a shard has a say in, one is written each second.
+/// So many lines that a shard has a say in are written each second.
 const LINES_MAX: u32 = 16;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -93,24 +93,23 @@ impl Allowance {
         }
     }
 
-    /// One frame less.
-    fn take_frame(&mut self) -> bool {
-        if self.frames == 0 {
+    /// One less of the frames, or of the lines. False if there are none left.
+    fn take(&mut self, of: impl Fn(&mut Self) -> &mut u32) -> bool {
+        if *of(self) == 0 {
             self.refill();
         }
-        let left = self.frames.checked_sub(1);
-        self.frames = left.unwrap_or(0);
-        left.is_some()
+        let left = of(self);
+        let taken = *left > 0;
+        *left -= u32::from(taken);
+        taken
     }
 
-    /// One line of the log less.
+    fn take_frame(&mut self) -> bool {
+        self.take(|left| &mut left.frames)
+    }
+
     fn take_line(&mut self) -> bool {
-        if self.lines == 0 {
-            self.refill();
-        }
-        let left = self.lines.checked_sub(1);
-        self.lines = left.unwrap_or(0);
-        left.is_some()
+        self.take(|left| &mut left.lines)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod log;
 pub mod rdma;
 
 use rustix::process::{Pid, Signal, kill_process};
+use shard_composer::oci::{Order, Runtime, build};
 use shard_composer::{Composer, ShardInfo, Source};
 use shardkit::manifest::Manifest;
 use std::collections::HashMap;
@@ -33,6 +34,21 @@ pub fn manifest_text(misfit: &Path, ways: &[&str], extra: &str) -> String {
         text += &format!("{way} = {{ to = \"{way}.{way}-ask\", ring = \"16KiB\" }}\n");
     }
     text
+}
+
+/// A folder with an image of a program, `image.tar`. `None`, with a reason printed, where no OCI runtime runs it.
+///
+/// # Panics
+/// If it can't be made.
+pub fn image_of(program: &Path) -> Option<tempfile::TempDir> {
+    if let Err(error) = Runtime::find(None, None) {
+        println!("not tested: {error}");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let order = Order { program: program.to_owned(), ..Order::default() };
+    build(&order, &folder.path().join("image.tar")).expect("an image");
+    Some(folder)
 }
 
 /// Starts a composer for a manifest's text, with `misfit` as its launch helper.

@@ -7,9 +7,10 @@
 use rustix::process::Signal;
 use shard_composer::Composer;
 use shard_composer::core::Tier;
-use shard_composer::oci::{Order, Runtime, build};
 use shard_tests::attack::{Attack, Felt, ask};
-use shard_tests::{alive, cpu_ticks, embedder, kill, manifest_text, ready_shard, sources, start, wait_until};
+use shard_tests::{
+    alive, cpu_ticks, embedder, image_of, kill, manifest_text, ready_shard, sources, start, wait_until,
+};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::Bytes;
 use std::fs;
@@ -101,23 +102,12 @@ fn alone(files: &[&str]) -> Option<MutexGuard<'static, ()>> {
 /// The folder with an image of the intruder. `None`, with a reason printed, where no OCI runtime runs it.
 fn image() -> Option<&'static Path> {
     static PLACE: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| {
-        if let Err(error) = Runtime::find(None, None) {
-            println!("not tested: {error}");
-            return None;
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let order = Order { program: intruder().to_owned(), ..Order::default() };
-        build(&order, &folder.path().join("intruder.tar")).expect("an image");
-        Some(folder)
-    });
-    place.as_ref().map(tempfile::TempDir::path)
+    PLACE.get_or_init(|| image_of(intruder())).as_ref().map(tempfile::TempDir::path)
 }
 
 /// A composer with a component `attack` in containers, with these lines in its table, and a native neighbour.
 fn with_container(place: &Path, extra: &str) -> Composer {
-    let [program, image] =
-        [intruder().display().to_string(), place.join("intruder.tar").display().to_string()];
+    let [program, image] = [intruder().display().to_string(), place.join("image.tar").display().to_string()];
     let text = manifest(&["attack", "echo"], "").replacen(
         &format!("program = \"{program}\"\n"),
         &format!("image = \"oci:{image}\"\n{extra}\n"),
@@ -134,6 +124,51 @@ fn inner(pid: u32) -> u32 {
     let children = |pid: u32| read(format!("/proc/{pid}/task/{pid}/children"));
     let first = |pid: u32| children(pid).split_whitespace().next().and_then(|child| child.parse().ok());
     std::iter::successors(Some(pid), |pid| first(*pid)).last().expect("there is one")
+}
+
+/// A group has these limits, 48 MiB, and nothing of the host's RDMA devices.
+fn holds(group: &Path, processes: &str, weight: &str) {
+    for (file, value) in [
+        ("memory.max", "50331648"),
+        ("memory.oom.group", "1"),
+        ("pids.max", processes),
+        ("cpu.weight", weight),
+    ] {
+        assert_eq!(read(group.join(file)), value, "{file}");
+    }
+    let swap = group.join("memory.swap.max");
+    assert!(!swap.exists() || read(swap) == "0");
+    for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
+        let device = device.file_name().to_string_lossy().into_owned();
+        assert_eq!(read(group.join("rdma.max")), format!("{device} hca_handle=0 hca_object=0"));
+    }
+}
+
+/// The isolated partition that a group is in. `None`, with a reason printed, where the kernel refuses partitions.
+fn partition(group: &Path) -> Option<PathBuf> {
+    let partition = group.parent().unwrap().to_owned();
+    println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
+    if !partition.to_string_lossy().ends_with("-cores") {
+        println!("not tested: the kernel refuses partitions below this process's group");
+        assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
+        return None;
+    }
+    assert_eq!(read(partition.join("cpuset.cpus.partition")), "isolated");
+    Some(partition)
+}
+
+/// Has the attacker fork without end, of `processes = 32`: less than so often.
+fn forks(composer: &Composer, most: u32) {
+    let answer = ask(composer, "attack", "fork");
+    println!("{answer}");
+    let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
+    assert!(forked > 0 && forked < most, "{answer}");
+}
+
+fn processes_are_told(composer: &Composer) {
+    wait_until("it is told", || composer.fault("attack").is_some());
+    let fault = composer.fault("attack").unwrap();
+    assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
 }
 
 /// How long the neighbour takes to answer.
@@ -161,20 +196,9 @@ fn each_limit_is_read_back_from_the_kernel() {
     for way in ["cold", "forked", "spare"] {
         let group = own_group(ready_shard(&composer, way).pid);
         println!("{way}: {}", group.display());
-        for (file, value) in
-            [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "20"), ("cpu.weight", "250")]
-        {
-            assert_eq!(read(group.join(file)), value, "{file}");
-        }
+        holds(&group, "20", "250");
         let weight = group.join("io.weight");
         assert!(!weight.exists() || read(weight) == "default 250");
-        let swap = group.join("memory.swap.max");
-        assert!(!swap.exists() || read(swap) == "0");
-        for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
-            let device = device.file_name().to_string_lossy().into_owned();
-            let line = format!("{device} hca_handle=0 hca_object=0");
-            assert_eq!(read(group.join("rdma.max")), line);
-        }
         groups.push(group);
     }
     let starts = composer.starts("forked");
@@ -277,14 +301,7 @@ fn cores_of_a_shards_own_are_an_isolated_partition_and_come_back() {
         let composer = start(intruder(), &text);
         let shard = ready_shard(&composer, "attack");
         let group = own_group(shard.pid);
-        let partition = group.parent().unwrap().to_owned();
-        println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
-        if !partition.to_string_lossy().ends_with("-cores") {
-            println!("not tested: the kernel refuses partitions below this process's group");
-            assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
-            return;
-        }
-        assert_eq!(read(partition.join("cpuset.cpus.partition")), "isolated");
+        let Some(partition) = partition(&group) else { return };
         let core = read(group.join("cpuset.cpus.effective"));
         assert_eq!(core.parse::<usize>().map(|core| core.to_string()).as_deref(), Ok(&*core));
         assert!(threads(shard.pid).iter().all(|thread| allowed(thread) == core), "a thread is elsewhere");
@@ -314,14 +331,10 @@ fn forks_without_end_are_stopped_by_the_group_and_told() {
         let composer = &attack.composer;
         let shard = ready_shard(composer, "attack");
         let group = own_group(shard.pid);
-        let answer = ask(composer, "attack", "fork");
-        println!("{extra:?}: {answer}");
-        let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
-        assert!(forked > 0 && forked < 32, "{answer}");
+        println!("{extra:?}");
+        forks(composer, 32);
         attack.felt("forks without end");
-        wait_until("it is told", || composer.fault("attack").is_some());
-        let fault = composer.fault("attack").unwrap();
-        assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
+        processes_are_told(composer);
         let all = processes(&group);
         kill(shard.pid, Signal::KILL);
         wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());
@@ -464,17 +477,7 @@ fn each_limit_of_a_container_is_read_back_from_the_kernel() {
     assert!(all.contains(&inner) && all.contains(&shard.pid), "{all:?}");
     assert!(!all.contains(&ready_shard(&composer, "echo").pid));
     // The runtime is one more.
-    for (file, value) in
-        [("memory.max", "50331648"), ("memory.oom.group", "1"), ("pids.max", "21"), ("cpu.weight", "100")]
-    {
-        assert_eq!(read(group.join(file)), value, "{file}");
-    }
-    let swap = group.join("memory.swap.max");
-    assert!(!swap.exists() || read(swap) == "0");
-    for device in fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten() {
-        let device = device.file_name().to_string_lossy().into_owned();
-        assert_eq!(read(group.join("rdma.max")), format!("{device} hca_handle=0 hca_object=0"));
-    }
+    holds(&group, "21", "100");
     println!("in use: {} bytes, {:?}", read(group.join("memory.current")), all);
     assert_eq!(ask(&composer, "attack", "still there?"), "still there?");
     composer.shut_down();
@@ -493,14 +496,7 @@ fn a_container_has_cores_of_its_own_as_a_partition() {
     let composer = with_container(place, "cores = 1");
     let inner = inner(ready_shard(&composer, "attack").pid);
     let group = group(inner);
-    let partition = group.parent().unwrap().to_owned();
-    println!("{}: {}", partition.display(), read(partition.join("cpuset.cpus.partition")));
-    if !partition.to_string_lossy().ends_with("-cores") {
-        println!("not tested: the kernel refuses partitions below this process's group");
-        assert_ne!(std::env::var("SHARD_GROUPS").as_deref(), Ok("required"));
-        return;
-    }
-    assert_eq!(read(partition.join("cpuset.cpus.partition")), "isolated");
+    let Some(_partition) = partition(&group) else { return };
     let core = read(group.join("cpuset.cpus.effective"));
     assert!(threads(inner).iter().all(|thread| allowed(thread) == core), "a thread is elsewhere");
     for thread in threads(ready_shard(&composer, "echo").pid) {
@@ -516,14 +512,9 @@ fn forks_without_end_in_a_container_are_stopped_and_told() {
     neighbour(&composer, "quiet");
     let shard = ready_shard(&composer, "attack");
     let group = group(inner(shard.pid));
-    let answer = ask(&composer, "attack", "fork");
-    println!("{answer}");
-    let forked: u32 = answer.trim_start_matches("done: ").parse().unwrap_or_else(|_| panic!("{answer}"));
-    assert!(forked > 0 && forked < 34, "{answer}");
+    forks(&composer, 34);
     neighbour(&composer, "beside forks");
-    wait_until("it is told", || composer.fault("attack").is_some());
-    let fault = composer.fault("attack").unwrap();
-    assert!(fault.contains("number of processes") && fault.contains("32"), "{fault}");
+    processes_are_told(&composer);
     let all = processes(&group);
     kill(shard.pid, Signal::KILL);
     wait_until("all are gone", || all.iter().all(|pid| !alive(*pid)) && !group.exists());

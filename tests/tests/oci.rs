@@ -1,8 +1,8 @@
 //! Components as OCI images, run by a real OCI runtime. Without one, each test says so and passes.
 
 use shard_composer::Composer;
-use shard_composer::oci::{Cache, Limits, Order, Runtime, build};
-use shard_tests::{PATIENCE, alive, embedder, ready_shard, status, wait_until};
+use shard_composer::oci::{Cache, Limits, Runtime};
+use shard_tests::{PATIENCE, alive, embedder, image_of, ready_shard, status, wait_until};
 use shardkit::manifest::Manifest;
 use shardkit::prelude::*;
 use std::fs;
@@ -20,17 +20,7 @@ fn misfit() -> &'static Path {
 /// The folder with an image of the misfit and the cache, for all tests.
 fn place() -> Option<&'static Path> {
     static PLACE: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| {
-        if let Err(error) = Runtime::find(None, None) {
-            eprintln!("skipped: {error}");
-            return None;
-        }
-        let folder = tempfile::tempdir().expect("a folder");
-        let order = Order { program: misfit().to_owned(), ..Order::default() };
-        build(&order, &folder.path().join("misfit.tar")).expect("an image");
-        Some(folder)
-    });
-    place.as_ref().map(tempfile::TempDir::path)
+    PLACE.get_or_init(|| image_of(misfit())).as_ref().map(tempfile::TempDir::path)
 }
 
 fn manifest(image: &Path, way: &str, extra: &str) -> String {
@@ -71,7 +61,7 @@ fn family(pid: u32) -> Vec<u32> {
 #[test]
 fn a_shard_in_a_container_answers_and_reaches_nothing_else() {
     let Some(place) = place() else { return };
-    let composer = start(place, &manifest(&place.join("misfit.tar"), "echo", ""));
+    let composer = start(place, &manifest(&place.join("image.tar"), "echo", ""));
     let shard = ready_shard(&composer, "echo");
     assert_eq!(ask(&composer, b"hello"), b"hello");
 
@@ -110,14 +100,14 @@ fn a_shard_in_a_container_answers_and_reaches_nothing_else() {
 #[test]
 fn a_container_makes_no_namespaces_and_opens_no_sockets_but_of_its_own_network() {
     let Some(place) = place() else { return };
-    let composer = start(place, &manifest(&place.join("misfit.tar"), "echo", ""));
+    let composer = start(place, &manifest(&place.join("image.tar"), "echo", ""));
     assert_eq!(ask(&composer, b"climb"), b"ip routes");
 }
 
 #[test]
 fn the_end_of_a_container_is_seen_and_another_is_started() {
     let Some(place) = place() else { return };
-    let composer = start(place, &manifest(&place.join("misfit.tar"), "echo", ""));
+    let composer = start(place, &manifest(&place.join("image.tar"), "echo", ""));
     let first = ready_shard(&composer, "echo");
     let inner = *family(first.pid).last().unwrap();
     let pid = rustix::process::Pid::from_raw(inner as i32).unwrap();
@@ -134,7 +124,7 @@ fn the_end_of_a_container_is_seen_and_another_is_started() {
 #[test]
 fn a_killed_composer_leaves_no_container_behind() {
     let Some(place) = place() else { return };
-    let text = manifest(&place.join("misfit.tar"), "echo", "warm = 3");
+    let text = manifest(&place.join("image.tar"), "echo", "warm = 3");
     let (mut embedder, line) =
         embedder(Command::new(misfit()).arg("embed-warm").arg(place.join("cache")), &text);
     assert_eq!(line, "warm\n");
@@ -150,7 +140,7 @@ fn a_killed_composer_leaves_no_container_behind() {
 fn a_bundle_is_run_as_an_image_is() {
     let Some(place) = place() else { return };
     let cache = Cache::at(place.join("cache")).unwrap();
-    let unpacked = cache.unpacked(&place.join("misfit.tar"), Limits::default()).unwrap();
+    let unpacked = cache.unpacked(&place.join("image.tar"), Limits::default()).unwrap();
 
     let bundle = tempfile::tempdir().unwrap();
     let copied =
@@ -210,7 +200,7 @@ fn what_a_container_prints_arrives_and_the_streams_stay_their_owners() {
         (found.uid(), found.gid())
     };
     let null = owner(Path::new("/dev/null"));
-    let text = manifest(&place.join("misfit.tar"), "panic", "");
+    let text = manifest(&place.join("image.tar"), "panic", "");
     let mut embedder = Command::new(misfit())
         .arg("embed-loud")
         .arg(place.join("cache"))
@@ -230,6 +220,6 @@ fn what_a_container_prints_arrives_and_the_streams_stay_their_owners() {
 #[test]
 fn a_container_that_does_not_run_is_reported() {
     let Some(place) = place() else { return };
-    let composer = start(place, &manifest(&place.join("misfit.tar"), "exit", ""));
+    let composer = start(place, &manifest(&place.join("image.tar"), "exit", ""));
     assert!(composer.wait_warm(Duration::from_secs(1)).is_err());
 }
