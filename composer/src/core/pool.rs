@@ -498,9 +498,9 @@ impl Core {
         }
     }
 
-    /// A shard has failed before it was ready: its component waits twice as long as the last time. Shards that
+    /// A shard has failed before it was ready, or is not to be wired again: its component waits twice as long as the last time. Shards that
     /// were launched together count once.
-    fn back_off(&mut self, now_ns: u64, at: u32, how: Death, effects: &mut Vec<Effect>) {
+    pub(super) fn back_off(&mut self, now_ns: u64, at: u32, how: Death, effects: &mut Vec<Effect>) {
         let Shard { launched_ns, component, .. } = *self.shards.get(at);
         let stock = self.shards.stock_mut(component);
         stock.last_failure = Some(how);

@@ -5,9 +5,10 @@
 
 use super::Core;
 use super::cells::CellRef;
+use super::event::KillReason;
 use super::event::{Effect, End, WireEnd, WireId};
 use super::list::NONE;
-use super::refusal::Loss;
+use super::refusal::{Death, Loss};
 use super::shape::EmbedderCall;
 use super::shards::Link;
 use super::{LINKS_MAX, WIRE_TRIES_MAX};
@@ -172,7 +173,8 @@ impl Core {
         }
     }
 
-    /// Takes out a wire that a shard says is broken, and ends the sessions that need it. What is wired to the embedder stays:
+    /// Takes out a wire that a shard says is broken, and ends the sessions that need it. Who says so takes no others, and ends
+    /// when those that it has are over: wired again it could say so again, without end. What is wired to the embedder stays:
     /// that one sees for itself.
     pub(super) fn link_broken(
         &mut self,
@@ -182,10 +184,10 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let Some(at) = self.shards.find(witness) else { return };
-        let Some(&Link { wire, peer, up: true }) = self.shards.get(at).wires.get(usize::from(link.0)) else {
+        let Some(&Link { wire, peer, .. }) = self.shards.get(at).wires.get(usize::from(link.0)) else {
             return;
         };
-        if peer == NONE {
+        if wire == NONE || peer == NONE {
             return;
         }
         let loss = Loss::LinkBroken { shard: self.shards.get(peer).id, component: self.name_of(peer) };
@@ -194,6 +196,8 @@ impl Core {
             .filter(|&session| self.sessions.members(session).any(|member| member.shard == peer))
             .map(|session| self.sessions.table[session as usize].id(session))
             .collect();
+        self.back_off(now_ns, at, Death::Killed(KillReason::BrokeProtocol), effects);
+        self.drain(now_ns, witness, u64::MAX, effects);
         self.dissolve_cells_over(wire);
         for waiter in self.unwire(wire, None, effects) {
             self.give_up_on_wire(now_ns, waiter, effects);
