@@ -251,7 +251,7 @@ pub(crate) fn pool(
     let held_up = (failures > 0 && retry_ns > now_ns).then(|| {
         let left_s = seconds(now_ns, retry_ns);
         let what = if quarantined.is_some() { "quarantined" } else { "backing off" };
-        format!("{what} for {left_s:.1} s more: {failures} shards in a row did not come up")
+        format!("{what} for {left_s:.1} s more: {failures} shards in a row failed")
     });
     PoolExplanation {
         component: application.component(component).name.clone(),

@@ -29,7 +29,7 @@ pub enum Refusal {
         running: u32,
         /// How many there may be.
         max: u32,
-        /// How its last shard that never became ready ended, if it fails to start.
+        /// How its last shard that failed ended, if it fails.
         failing: Option<Death>,
     },
     /// The host had no room for what the composition lacked before the deadline.
@@ -60,7 +60,7 @@ pub enum Refusal {
     },
     /// A component goes on failing to start.
     #[error(
-        "{component} is quarantined: {failures} of its shards in a row did not come up, and the last one {how}; \
+        "{component} is quarantined: {failures} of its shards in a row failed, and the last one {how}; \
          mend it, or wait {for_ms} ms until it is tried again"
     )]
     Quarantined {
@@ -153,6 +153,8 @@ pub enum Death {
     Exited(Exit),
     /// By the composer.
     Killed(KillReason),
+    /// Drained, because a link between it and a partner broke: one of the two wrote what no shard writes.
+    AtOdds,
 }
 
 impl fmt::Display for Death {
@@ -160,17 +162,18 @@ impl fmt::Display for Death {
         match self {
             Death::Exited(exit) => exit.fmt(f),
             Death::Killed(reason) => write!(f, "{reason} and was killed"),
+            Death::AtOdds => f.write_str("was drained, as a link between it and a partner broke"),
         }
     }
 }
 
-/// The part of a sentence that says how a component fails to start.
+/// The part of a sentence that says how a component fails.
 struct Failing<'a>(&'a Option<Death>);
 
 impl fmt::Display for Failing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(how) => write!(f, ", and the last one did not come up: it {how}"),
+            Some(how) => write!(f, ", and the last one failed: it {how}"),
             None => Ok(()),
         }
     }

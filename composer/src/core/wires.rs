@@ -5,7 +5,6 @@
 
 use super::Core;
 use super::cells::CellRef;
-use super::event::KillReason;
 use super::event::{Effect, End, WireEnd, WireId};
 use super::list::NONE;
 use super::refusal::{Death, Loss};
@@ -196,7 +195,7 @@ impl Core {
             .filter(|&session| self.sessions.members(session).any(|member| member.shard == peer))
             .map(|session| self.sessions.table[session as usize].id(session))
             .collect();
-        self.back_off(now_ns, at, Death::Killed(KillReason::BrokeProtocol), effects);
+        self.back_off(now_ns, at, Death::AtOdds, effects);
         self.drain(now_ns, witness, u64::MAX, effects);
         self.dissolve_cells_over(wire);
         for waiter in self.unwire(wire, None, effects) {
