@@ -6,6 +6,7 @@
 //! result says so.
 
 use crate::error::{Error, Result};
+use crate::report::quantile;
 use serde::Serialize;
 use shard_composer::{Composer, Session};
 use shardkit::manifest::Manifest;
@@ -179,14 +180,6 @@ fn line<'a>(what: &'a str, first: &[[f64; 2]], second: &[[f64; 2]], groups: bool
     }
 }
 
-/// The value at a quantile; 0 for none.
-fn quantile(values: impl Iterator<Item = f64>, quantile: f64) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let at = (values.len().saturating_sub(1) as f64 * quantile).round() as usize;
-    values.get(at).copied().unwrap_or(0.0)
-}
-
 /// The shard that is measured, either end of a pair: a near one sends to a far one, which echoes.
 ///
 /// # Errors
@@ -245,7 +238,8 @@ impl Shard for Measured {
 
 #[cfg(test)]
 mod tests {
-    use super::{line, quantile};
+    use super::line;
+    use crate::report::quantile;
 
     #[test]
     fn a_line_has_the_median_of_the_ratios_of_each_round_and_the_middle_half() {

@@ -10,7 +10,8 @@
 //!   [`memory`].
 //! - [`plan`]: who is measured beside whom; [`run`]: rounds, ratios and medians; [`report`]: tables and JSON;
 //!   [`machine`]: where and when.
-//! - [`launch`]: what it takes to start a shard, isolated or not; [`isolation`]: what that costs a message afterwards.
+//! - [`launch`]: what it takes to start a shard, isolated or not; [`isolation`]: what that costs a message afterwards;
+//!   [`compose`]: a session over shards that sleep.
 //! - [`far`]: the other end, in a process of its own on another of the [`cores`], which a [`control`] socket steers.
 
 #![deny(unsafe_code)]
@@ -18,6 +19,7 @@
 pub mod bare;
 pub mod case;
 pub mod channel;
+pub mod compose;
 pub mod control;
 pub mod cores;
 pub mod error;

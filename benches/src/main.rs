@@ -9,7 +9,7 @@ use shard_bench::machine::Timer;
 use shard_bench::peer::LIMIT;
 use shard_bench::plan::{self, Selection};
 use shard_bench::run::Runner;
-use shard_bench::{far, isolation, launch, machine, peers, report};
+use shard_bench::{compose, far, isolation, launch, machine, peers, report};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,19 @@ enum Command {
         #[arg(long, default_value_t = 25)]
         rounds: usize,
     },
+    /// A session over five shards that sleep, beside five bare processes that are woken
+    Compose {
+        /// So many rounds
+        #[arg(long, default_value_t = 300)]
+        rounds: usize,
+    },
     /// A shard of that measurement
+    #[command(name = compose::SHARD, hide = true)]
+    ComposedShard,
+    /// A bare process of it
+    #[command(name = compose::BARE, hide = true)]
+    WokenProcess,
+    /// A shard of the measurement of isolation
     #[command(name = isolation::SUBCOMMAND, hide = true)]
     IsolatedShard,
     /// A process that is started to be measured
@@ -75,12 +87,15 @@ struct Local {
 }
 
 fn main() -> ExitCode {
-    // It is the launch helper of the composer that one measurement holds.
+    // It is the launch helper of the composer that some measurements hold.
     shard_composer::take_over();
     let result = match Cli::parse().command {
         Command::Local(options) => local(options),
         Command::Launch { rounds } => launch::run(rounds).map_err(Error::system("start a process")),
         Command::Isolation { rounds } => isolation::run(rounds),
+        Command::Compose { rounds } => compose::run(rounds),
+        Command::ComposedShard => compose::shard(),
+        Command::WokenProcess => compose::woken(),
         Command::IsolatedShard => isolation::shard(),
         Command::Launched => launch::launched().map_err(Error::system("say the first word")),
         Command::FarEnd { core } => far::process_main(core),

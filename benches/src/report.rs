@@ -30,6 +30,14 @@ struct JsonRow<'a> {
     limit_ns: f64,
 }
 
+/// The value at a quantile; 0 for none.
+pub fn quantile(values: impl Iterator<Item = f64>, quantile: f64) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let at = (values.len().saturating_sub(1) as f64 * quantile).round() as usize;
+    values.get(at).copied().unwrap_or(0.0)
+}
+
 /// One line of JSON.
 pub fn json(row: &Row) -> String {
     let (limit, limit_case) = row.reference;

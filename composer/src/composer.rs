@@ -1,5 +1,6 @@
 //! The composer as an embedding program uses it.
 
+use crate::asker::{Asker, nanoseconds};
 use crate::awake::Awake;
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, WireEnd};
 use crate::embed::Embed;
@@ -7,7 +8,7 @@ use crate::explain::{self, PoolExplanation, SessionExplanation};
 use crate::groups::Groups;
 use crate::history::History;
 use crate::host::Host;
-use crate::hub::{Hub, shard_of, slot};
+use crate::hub::{Hub, Ready, shard_of, slot};
 use crate::inner::{Inner, Source, Start};
 use crate::interrupts::Interrupts;
 use crate::launcher::{Launcher, LauncherError};
@@ -548,18 +549,35 @@ impl Composer {
     /// # Errors
     /// See [`ComposeError`].
     pub fn compose_within(&self, composition: &str, timeout: Duration) -> Result<Session, ComposeError> {
+        let at = self.composition(composition)?;
         let inner = self.inner();
-        let compositions = &inner.application.compositions;
-        let Some(at) = compositions.iter().position(|known| known.name == composition) else {
-            let known: Vec<_> = compositions.iter().map(|known| format!("`{}`", known.name)).collect();
-            return Err(ComposeError::Unknown { name: composition.into(), known: known.join(", ") });
-        };
         let start_ns = clock::now_ns();
-        let timeout_ns = timeout.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
-        let deadline_ns = start_ns + timeout_ns;
         let mut hub = inner.lock();
-        let request = hub.request(CompositionId(at as u16), deadline_ns);
-        match inner.wait_until(hub, start_ns, |hub| hub.take_answer(request)) {
+        let request = hub.request(at, start_ns + nanoseconds(timeout));
+        let answer = inner.wait_until(hub, start_ns, u64::MAX, |hub| hub.take_answer(request));
+        self.composed(answer)
+    }
+
+    /// What asks for many sessions from one thread.
+    pub fn asker<T>(&self) -> Asker<T> {
+        Asker::new(self.clone())
+    }
+
+    /// The composition of this name.
+    pub(crate) fn composition(&self, name: &str) -> Result<CompositionId, ComposeError> {
+        let compositions = &self.inner().application.compositions;
+        match compositions.iter().position(|known| known.name == name) {
+            Some(at) => Ok(CompositionId(at as u16)),
+            None => {
+                let known: Vec<_> = compositions.iter().map(|known| format!("`{}`", known.name)).collect();
+                Err(ComposeError::Unknown { name: name.into(), known: known.join(", ") })
+            }
+        }
+    }
+
+    /// The core's answer as the one who asked gets it.
+    pub(crate) fn composed(&self, answer: Result<Ready, Refusal>) -> Result<Session, ComposeError> {
+        match answer {
             Ok(ready) => Ok(Session::new(ready.session, ready.tiers, self.clone())),
             Err(refusal) => Err(self.refused(refusal)),
         }
@@ -714,10 +732,9 @@ impl Composer {
     /// Lets a shard take no more sessions. It ends when those that it holds are over; what is left of them after `timeout`
     /// ends with an error. False if there is no such shard.
     pub fn drain(&self, shard: ShardId, timeout: Duration) -> bool {
-        let timeout_ns = timeout.as_nanos().min(u128::from(u64::MAX / 2)) as u64;
         let inner = self.inner();
         let mut hub = inner.lock();
-        let there = hub.drain(shard, clock::now_ns() + timeout_ns);
+        let there = hub.drain(shard, clock::now_ns() + nanoseconds(timeout));
         inner.unlock(hub);
         there
     }

@@ -23,7 +23,7 @@ use shard_runtime::ring::RingError;
 use shard_runtime::session::{Open, Verb};
 use shard_runtime::wake::{Bell, LINKS_MAX, Sleepers};
 use shardkit::application::Application;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A session that is ready, as the one who asked for it gets it.
@@ -156,6 +156,10 @@ pub(crate) struct Hub {
     allowances: Vec<Allowance>,
     links: HashMap<ShardId, LinkId>,
     answers: HashMap<RequestId, Result<Ready, Refusal>>,
+    /// Requests without an answer whose asker is gone.
+    withdrawn: HashSet<RequestId>,
+    /// Sessions that are ready, and nobody waits for them any more.
+    unwanted: Vec<SessionId>,
     endings: HashMap<SessionId, Ending>,
     effects: Vec<Effect>,
     acks: Acks,
@@ -197,6 +201,8 @@ impl Hub {
             allowances: vec![Allowance::default(); LINKS_MAX],
             links: HashMap::new(),
             answers: HashMap::new(),
+            withdrawn: HashSet::new(),
+            unwanted: Vec::new(),
             endings: HashMap::new(),
             effects: Vec::new(),
             acks: Acks::default(),
@@ -250,6 +256,10 @@ impl Hub {
     pub(crate) fn handle(&mut self, event: Event) {
         self.core.handle(clock::now_ns(), event, &mut self.effects);
         self.carry_out();
+        while let Some(session) = self.unwanted.pop() {
+            self.core.handle(clock::now_ns(), Event::SessionEnded { session }, &mut self.effects);
+            self.carry_out();
+        }
     }
 
     /// Asks for a session. The answer comes with [`take_answer`](Self::take_answer).
@@ -262,6 +272,25 @@ impl Hub {
 
     pub(crate) fn take_answer(&mut self, request: RequestId) -> Option<Result<Ready, Refusal>> {
         self.answers.remove(&request)
+    }
+
+    /// The answers to those requests that are `mine`.
+    pub(crate) fn take_answers(
+        &mut self,
+        mut mine: impl FnMut(RequestId) -> bool,
+    ) -> Vec<(RequestId, Result<Ready, Refusal>)> {
+        self.answers.extract_if(|request, _| mine(*request)).collect()
+    }
+
+    /// Nobody wants the answer any more: a session that comes of it, or came, ends.
+    pub(crate) fn withdraw(&mut self, request: RequestId) {
+        match self.answers.remove(&request) {
+            Some(Ok(ready)) => self.end(ready.session),
+            Some(Err(_)) => {}
+            None => {
+                self.withdrawn.insert(request);
+            }
+        }
     }
 
     /// Ends a session for its user.
@@ -333,8 +362,10 @@ impl Hub {
             }
             Effect::RequestFailed { request, reason } => {
                 tracing::info!(?request, %reason, "request failed");
-                self.answers.insert(request, Err(reason));
-                self.news = true;
+                if !self.withdrawn.remove(&request) {
+                    self.answers.insert(request, Err(reason));
+                    self.news = true;
+                }
             }
             Effect::SessionLost { session, reason } => {
                 let of = match &reason {
@@ -365,6 +396,10 @@ impl Hub {
 
     fn session_ready(&mut self, request: RequestId, session: SessionId, tiers: Tiers) {
         tracing::debug!(%session, %tiers, "session ready");
+        if self.withdrawn.remove(&request) {
+            self.unwanted.push(session);
+            return;
+        }
         if let Some(embed) = &self.embed {
             let composition = self.core.session(session).map_or(0, |view| view.composition.0);
             let routes = self.core.embedder_routes(session).map(|route| (route.component, route.link));

@@ -18,6 +18,8 @@ use std::time::Duration;
 const POLL_NS: u64 = 400_000;
 /// How long of that it polls without giving the core away.
 const SPIN_NS: u64 = 3_000;
+/// A thread that sleeps looks again after so long, whatever happens.
+const LOOK_AGAIN_NS: u64 = 50_000_000;
 /// How often a polling thread tries to take the hub before it sleeps until it is free.
 const AGAIN: u32 = 64;
 
@@ -153,11 +155,13 @@ impl Inner {
         hub
     }
 
-    /// Takes what the shards acknowledge until `done` has what it looks for, and gives the hub back.
+    /// Takes what the shards acknowledge until `done` has what it looks for, and gives the hub back. It polls for a while
+    /// from `start_ns` on, then it sleeps; `done` is asked again by `until_ns` at the latest.
     pub(crate) fn wait_until<'a, T>(
         &'a self,
         mut hub: MutexGuard<'a, Hub>,
         start_ns: u64,
+        until_ns: u64,
         mut done: impl FnMut(&mut Hub) -> Option<T>,
     ) -> T {
         hub.pollers += 1;
@@ -167,18 +171,24 @@ impl Inner {
                 self.unlock(hub);
                 return found;
             }
-            hub = self.wait_a_moment(hub, start_ns);
+            hub = self.wait_a_moment(hub, start_ns, until_ns);
         }
     }
 
     /// Takes what the shards acknowledged; if nothing came, waits a moment: the longer since `start_ns`, the less of
     /// the core it takes.
-    fn wait_a_moment<'a>(&'a self, hub: MutexGuard<'a, Hub>, start_ns: u64) -> MutexGuard<'a, Hub> {
+    fn wait_a_moment<'a>(
+        &'a self,
+        hub: MutexGuard<'a, Hub>,
+        start_ns: u64,
+        until_ns: u64,
+    ) -> MutexGuard<'a, Hub> {
         let mut hub = self.wake_rung(hub);
         if hub.poll() > 0 {
             return hub;
         }
-        let waited_ns = clock::now_ns() - start_ns;
+        let now_ns = clock::now_ns();
+        let waited_ns = now_ns - start_ns;
         if waited_ns < SPIN_NS {
             std::hint::spin_loop();
         } else if waited_ns < POLL_NS {
@@ -187,7 +197,8 @@ impl Inner {
             std::thread::yield_now();
             hub = self.lock_again();
         } else {
-            hub = self.wait_for_news(hub, Duration::from_millis(50));
+            let left_ns = until_ns.saturating_sub(now_ns).min(LOOK_AGAIN_NS);
+            hub = self.wait_for_news(hub, Duration::from_nanos(left_ns));
         }
         hub
     }

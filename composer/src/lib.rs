@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod affinity;
+mod asker;
 mod awake;
 mod backoff;
 pub mod backtest;
@@ -54,6 +55,7 @@ mod session;
 mod shell;
 pub mod trace;
 
+pub use asker::Asker;
 pub use awake::LATENCY_DEVICE;
 pub use composer::{
     Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, SessionInfo, ShardInfo, StartError,

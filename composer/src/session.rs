@@ -2,6 +2,7 @@
 //!
 //! Invariant: the core hears of its end exactly once, from [`Session::end`] or from the drop.
 
+use crate::asker::nanoseconds;
 use crate::composer::Composer;
 use crate::core::Tiers;
 use crate::embed::{Embed, Mail, ReceiveError};
@@ -112,11 +113,12 @@ impl Session {
     pub fn end(mut self, timeout: Duration) -> bool {
         self.ended = true;
         let (inner, start_ns) = (self.composer.inner(), clock::now_ns());
+        let until_ns = start_ns + nanoseconds(timeout);
         let mut hub = inner.lock();
         hub.end(self.id);
         // Not given back meanwhile: with armed links the shards would wake the clerk for what this thread polls for.
-        inner.wait_until(hub, start_ns, |hub| {
-            let late = u128::from(clock::now_ns() - start_ns) >= timeout.as_nanos() || hub.finished;
+        inner.wait_until(hub, start_ns, until_ns, |hub| {
+            let late = clock::now_ns() >= until_ns || hub.finished;
             let gone = hub.is_gone(self.id);
             (gone || late).then_some(gone)
         })

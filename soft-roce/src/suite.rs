@@ -131,13 +131,21 @@ pub fn run(bed: &mut Bed, filter: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests that need a device.
+/// Builds the tests that need a device: as `cargo test --workspace --all-features` does, so that what that has built is used.
 fn build() -> Result<Vec<(String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = process::Command::new(cargo)
-        .args(["test", "--release", "--no-run", "--message-format=json", "--package", "shard-runtime"])
-        .args(["--package", "shard-tests", "--all-features", "--test", "conformance_rdma"])
-        .args(["--test", "rdma_links", "--test", "mixed_links", "--test", "bandwidth"])
+        .args(["test", "--no-run", "--message-format=json", "--workspace", "--all-features"])
+        .args([
+            "--test",
+            "conformance_rdma",
+            "--test",
+            "rdma_links",
+            "--test",
+            "mixed_links",
+            "--test",
+            "bandwidth",
+        ])
         .args(["--test", "groups", "--test", "cores", "--test", "isolation", "--test", "oci"])
         .args(["--test", "isolation_rdma", "--test", "tiers"])
         .stderr(Stdio::inherit())

@@ -5,7 +5,7 @@ use crate::{Failure, ManifestArg, Outcome};
 use clap::Args;
 use shard_composer::core::{Tier, Tiers};
 use shard_composer::trace::{Arrival, read_arrivals};
-use shard_composer::{Composer, Session};
+use shard_composer::{COMPOSE_TIMEOUT, Composer, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::PathBuf;
@@ -102,62 +102,65 @@ impl Replay {
     }
 }
 
-/// So many arrivals can be asked for at the same time.
-const ASKERS: usize = 16;
-
-/// Plays the trace. Arrivals are asked for by threads that wait for them, as a backend has them, so that none waits for
-/// another; sessions are ended by this thread, in the order of their ends.
+/// Plays the trace as an event-driven backend would: this thread asks when somebody arrives and takes the answers, so that
+/// no arrival waits for another; a second one ends sessions, in the order of their ends.
 fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64) -> Vec<Served> {
     let begin = Instant::now();
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds / speed);
-    let mut outcomes = Vec::with_capacity(arrivals.len());
-    let mut open: BinaryHeap<Reverse<Ending>> = BinaryHeap::new();
-    let (composed, answers) = mpsc::channel();
-    let mut pending = 0;
-    let (ask, asked) = crossbeam::channel::unbounded::<(usize, Instant)>();
+    let (ready, to_end) = mpsc::channel();
     std::thread::scope(|scope| {
-        for _ in 0..ASKERS.min(arrivals.len()) {
-            let (asked, composed) = (asked.clone(), composed.clone());
-            scope.spawn(move || {
-                for (number, ends) in asked {
-                    let start = Instant::now();
-                    let answer = composer.compose(composition);
-                    // The receiver lives until all have answered.
-                    let _ = composed.send((number, ends, start.elapsed(), answer));
-                }
-            });
-        }
-        // It ends with this scope, and the askers with it.
-        let ask = ask;
+        let ender = scope.spawn(|| end_all(to_end));
+        let mut outcomes = Vec::new();
+        let mut asker = composer.asker();
         let mut next = arrivals.iter().enumerate().peekable();
-        loop {
+        while next.peek().is_some() || asker.waiting() > 0 {
             let now = Instant::now();
             while let Some((number, arrival)) = next.next_if(|(_, arrival)| at(arrival.start_s) <= now) {
-                pending += 1;
-                // The askers live as long as `ask`.
-                let _ = ask.send((number, at(arrival.start_s + arrival.duration_s)));
+                let ends = at(arrival.start_s + arrival.duration_s);
+                if let Err(error) = asker.ask(composition, COMPOSE_TIMEOUT, (number, ends, Instant::now())) {
+                    outcomes.push(Served::Refused(error.to_string()));
+                }
             }
-            while open.peek().is_some_and(|Reverse(ending)| ending.at <= now) {
-                let Reverse(ending) = open.pop().expect("it was just looked at");
-                outcomes.push(end(ending));
-            }
-            if next.peek().is_none() && open.is_empty() && pending == 0 {
-                break;
-            }
-            let arrives = next.peek().map(|(_, arrival)| at(arrival.start_s));
-            let ends = open.peek().map(|Reverse(ending)| ending.at);
-            let wake = arrives.into_iter().chain(ends).min().unwrap_or(now + Duration::from_secs(60));
-            if let Ok((number, ends, took, answer)) =
-                answers.recv_timeout(wake.saturating_duration_since(now))
-            {
-                pending -= 1;
+            let arrives = next.peek().map_or(now + COMPOSE_TIMEOUT, |(_, arrival)| at(arrival.start_s));
+            if asker.waiting() == 0 {
+                std::thread::sleep(arrives.saturating_duration_since(now));
+            } else if let Some(((number, at, asked), answer)) = asker.next(arrives - now) {
                 match answer {
-                    Ok(session) => open.push(Reverse(Ending { at: ends, number, took, session })),
+                    // The ender lives until this thread drops its sender.
+                    Ok(session) => {
+                        let _ = ready.send(Ending { at, number, took: asked.elapsed(), session });
+                    }
                     Err(error) => outcomes.push(Served::Refused(error.to_string())),
                 }
             }
         }
-    });
+        drop(ready);
+        outcomes.extend(ender.join().expect("it only ends sessions"));
+        outcomes
+    })
+}
+
+/// Ends sessions when it is time, until no more come.
+fn end_all(sessions: mpsc::Receiver<Ending>) -> Vec<Served> {
+    let mut outcomes = Vec::new();
+    let mut open = BinaryHeap::new();
+    let mut more = true;
+    while more {
+        let now = Instant::now();
+        while open.peek().is_some_and(|Reverse(ending): &Reverse<Ending>| ending.at <= now) {
+            let Reverse(ending) = open.pop().expect("it was just looked at");
+            outcomes.push(end(ending));
+        }
+        let wake = open.peek().map_or(now + COMPOSE_TIMEOUT, |Reverse(ending)| ending.at);
+        match sessions.recv_timeout(wake.saturating_duration_since(now)) {
+            Ok(ending) => open.push(Reverse(ending)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) if open.is_empty() => more = false,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(wake.saturating_duration_since(now));
+            }
+        }
+    }
     outcomes
 }
 
