@@ -51,35 +51,35 @@ struct Line {
     ratio_high: f64,
 }
 
-/// Measures in so many rounds, and prints a JSON object for each pause: of one session, and of each of sixteen that are asked
-/// for together.
+/// Measures in so many rounds, and prints JSON objects for each pause: of one session, of one over shards that are not isolated,
+/// and of each of sixteen that are asked for together.
 ///
 /// # Errors
 /// When a process can't be started, or one does not answer.
 pub fn run(rounds: usize) -> Result<()> {
     let me = std::env::current_exe().map_err(Error::system("find this program"))?;
-    let composer = Composer::builder(Manifest::parse(&manifest(&me), "compose.toml").map_err(failed)?)
-        .launcher(&me)
-        .start()
-        .map_err(failed)?;
-    composer.wait_warm(PATIENCE).map_err(failed)?;
+    let composer = start(&me, "")?;
+    let trusting = start(&me, "isolation = \"none\"\n")?;
     let mut bare = (0..FIVE).map(|_| Bare::start()).collect::<Result<Vec<_>>>()?;
     for pause in PAUSES {
-        let mut took: [Vec<f64>; 3] = Default::default();
+        let mut took: [Vec<f64>; 4] = Default::default();
         for round in 0..WARM_UP + rounds {
-            std::thread::sleep(pause);
-            let limit = wake(&mut bare)?;
-            std::thread::sleep(pause);
-            let one = compose(&composer)?;
-            std::thread::sleep(pause);
-            let many = compose_together(&composer)?;
-            if round >= WARM_UP {
-                took[0].push(limit);
-                took[1].push(one);
-                took[2].push(many);
-            }
+            let mut turn = |at: usize, measure: &mut dyn FnMut() -> Result<f64>| {
+                std::thread::sleep(pause);
+                let us = measure()?;
+                if round >= WARM_UP {
+                    took[at].push(us);
+                }
+                Ok(())
+            };
+            turn(0, &mut || wake(&mut bare))?;
+            turn(1, &mut || compose(&composer))?;
+            turn(2, &mut || compose(&trusting))?;
+            turn(3, &mut || compose_together(&composer))?;
         }
-        for (what, at) in [("one session", 1), ("each of 16 together", 2)] {
+        for (what, at) in
+            [("one session", 1), ("one session, shards not isolated", 2), ("each of 16 together", 3)]
+        {
             let line = line(what, pause, &took[at], &took[0]);
             println!("{}", serde_json::to_string(&line).expect("text and numbers are JSON"));
         }
@@ -91,11 +91,19 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::Far(error.to_string())
 }
 
-fn manifest(me: &Path) -> String {
+/// A composer with five warm shards that are declared with `extra`.
+fn start(me: &Path, extra: &str) -> Result<Composer> {
+    let manifest = Manifest::parse(&manifest(me, extra), "compose.toml").map_err(failed)?;
+    let composer = Composer::builder(manifest).launcher(me).start().map_err(failed)?;
+    composer.wait_warm(PATIENCE).map_err(failed)?;
+    Ok(composer)
+}
+
+fn manifest(me: &Path, extra: &str) -> String {
     let mut text = String::from("[application]\nname = \"compose\"\nidle_latency_us = 0\n");
     for at in 0..FIVE {
         text += &format!(
-            "[component.c{at}]\nprogram = \"{}\"\nargs = [\"{SHARD}\"]\nwarm = 1\nmax = 1\ncapacity = 64\nwait = \"park\"\n\
+            "[component.c{at}]\nprogram = \"{}\"\nargs = [\"{SHARD}\"]\nwarm = 1\nmax = 1\ncapacity = 64\nwait = \"park\"\n{extra}\
              [component.c{at}.in]\nask = {{ type = \"bytes\", max = \"1KiB\" }}\n",
             me.display()
         );
