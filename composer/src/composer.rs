@@ -536,7 +536,8 @@ impl Composer {
         Ok(())
     }
 
-    /// Composes a session, waiting for shards up to [`COMPOSE_TIMEOUT`] if none are warm.
+    /// Composes a session, waiting for shards up to [`COMPOSE_TIMEOUT`] if none are warm. For many at a time, or from an
+    /// event loop, take an [`asker`](Self::asker).
     ///
     /// # Errors
     /// See [`ComposeError`].
