@@ -1,6 +1,6 @@
 //! What the threads of a composer share.
 
-use crate::core::{Effect, Tier};
+use crate::core::{Effect, Event, Tier};
 use crate::embed::Embed;
 use crate::hub::{Hub, Slow};
 use crate::said::said;
@@ -239,9 +239,16 @@ impl Inner {
         }
     }
 
-    /// Everything has ended: wakes whoever still waits.
+    /// The shell has ended: who still waits is answered and woken.
     pub(crate) fn finish(&self) {
-        self.lock().ringer().call_in();
+        let mut hub = self.lock();
+        if !hub.finished {
+            tracing::error!("the composer's shell ended before its time; everything ends with it");
+            hub.handle(Event::ShutDown);
+            hub.finished = true;
+        }
+        hub.ringer().call_in();
+        drop(hub);
         if let Some(embed) = &self.embed {
             embed.stop();
         }
@@ -301,5 +308,44 @@ impl Inner {
 
     pub(crate) fn fault(&self, component: ComponentId) -> Option<String> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).get(&component).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{CompositionId, Refusal};
+    use shard_runtime::wake::{Bell, create_bell};
+    use shardkit::manifest::Manifest;
+
+    #[test]
+    fn whoever_waits_is_told_when_the_shell_ends_before_its_time() {
+        let text = "[application]\nname = \"a\"\n[component.a]\nprogram = \"/bin/true\"\n";
+        let application = Arc::new(Manifest::parse(text, "a.toml").unwrap().application().clone());
+        let bell = Bell::map(&create_bell("test-hub").unwrap()).unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (slow, _effects) = crossbeam::channel::unbounded();
+        let hub = Hub::new(Arc::clone(&application), bell, slow.clone(), Arc::clone(&waker), None, None);
+        let inner = Inner::new(application, hub, None, slow, waker);
+        inner.lock().handle(Event::Start);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let mut hub = inner.lock();
+                let request = hub.request(CompositionId(0), u64::MAX);
+                let start_ns = clock::now_ns();
+                let late_ns = start_ns + 10_000_000_000;
+                inner.wait_until(hub, start_ns, late_ns, |hub| {
+                    let answer = hub.take_answer(request);
+                    (answer.is_some() || clock::now_ns() >= late_ns).then_some(answer)
+                })
+            });
+            while inner.lock().waiters == 0 && !waits.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            inner.finish();
+            assert!(matches!(waits.join().unwrap(), Some(Err(Refusal::ShuttingDown))));
+        });
+        assert!(inner.lock().finished);
     }
 }

@@ -155,6 +155,16 @@ pub(crate) struct Parts {
     pub(crate) interrupts: Option<Interrupts>,
 }
 
+/// Whatever ends the shell's thread, a panic too: nobody waits for it for ever. Its shards end with the helper, which goes
+/// with the shell.
+struct Over(Arc<Inner>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
 impl Shell {
     pub(crate) fn new(inner: Arc<Inner>, parts: Parts) -> io::Result<Self> {
         let Parts {
@@ -213,6 +223,7 @@ impl Shell {
 
     /// Runs until the core has finished.
     pub(crate) fn run(mut self) {
+        let _over = Over(Arc::clone(&self.inner));
         self.keep_sources();
         self.tell(Event::Start);
         let mut events = Events::with_capacity(256);
@@ -235,7 +246,6 @@ impl Shell {
         }
         // The helper ends what is left: spares and zygotes.
         self.launcher = None;
-        self.inner.finish();
     }
 
     fn until_deadline(&self) -> Duration {
