@@ -28,6 +28,7 @@ mod asker;
 mod awake;
 mod backoff;
 pub mod backtest;
+mod builder;
 mod composer;
 pub mod core;
 mod embed;
@@ -57,9 +58,8 @@ pub mod trace;
 
 pub use asker::Asker;
 pub use awake::LATENCY_DEVICE;
-pub use composer::{
-    Builder, COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, SessionInfo, ShardInfo, StartError,
-};
+pub use builder::{Builder, StartError};
+pub use composer::{COMPOSE_TIMEOUT, ComposeError, Composer, LinkEnd, NotWarm, SessionInfo, ShardInfo};
 pub use embed::{MAIL_MAX, Mail, ReceiveError};
 pub use explain::{
     DeedExplanation, PoolExplanation, SessionExplanation, ShardExplanation, StartExplanation, StepExplanation,
