@@ -16,7 +16,7 @@ use std::time::Duration;
 /// [`Composer::compose`] at the same time wake the shards, and each other, once for each session.
 ///
 /// ```no_run
-/// # use std::time::{Duration, Instant};
+/// # use std::time::Duration;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let composer = shard_composer::Composer::start("arena.toml")?;
 /// let mut asker = composer.asker();
@@ -58,7 +58,7 @@ impl<T> Asker<T> {
     /// [`ComposeError::Unknown`], at once.
     pub fn ask(&mut self, composition: &str, timeout: Duration, tag: T) -> Result<(), ComposeError> {
         let composition = self.composer.composition(composition)?;
-        let deadline_ns = clock::now_ns().saturating_add(nanoseconds(timeout));
+        let deadline_ns = clock::after(clock::now_ns(), timeout);
         self.asked.push(Asked { composition, deadline_ns, tag });
         Ok(())
     }
@@ -83,7 +83,7 @@ impl<T> Asker<T> {
     fn wait(&mut self, timeout: Duration) {
         let inner = self.composer.inner();
         let now_ns = clock::now_ns();
-        let until_ns = now_ns.saturating_add(nanoseconds(timeout));
+        let until_ns = clock::after(now_ns, timeout);
         let mut hub = inner.lock();
         if !self.asked.is_empty() {
             self.since_ns = now_ns;
@@ -120,9 +120,4 @@ impl<T> Drop for Asker<T> {
         }
         inner.unlock(hub);
     }
-}
-
-/// A time as nanoseconds that can be added to the clock.
-pub(crate) fn nanoseconds(time: Duration) -> u64 {
-    time.as_nanos().min(u128::from(u64::MAX / 2)) as u64
 }

@@ -1,6 +1,6 @@
 //! The composer as an embedding program uses it.
 
-use crate::asker::{Asker, nanoseconds};
+use crate::asker::Asker;
 use crate::awake::Awake;
 use crate::builder::{Builder, StartError};
 use crate::core::{CompositionId, Effect, Refusal, SessionState, ShardState, WireEnd};
@@ -233,7 +233,7 @@ impl Composer {
         let inner = self.inner();
         let start_ns = clock::now_ns();
         let mut hub = inner.lock();
-        let request = hub.request(at, start_ns + nanoseconds(timeout));
+        let request = hub.request(at, clock::after(start_ns, timeout));
         let answer = inner.wait_until(hub, start_ns, u64::MAX, |hub| hub.take_answer(request));
         self.composed(answer)
     }
@@ -414,7 +414,7 @@ impl Composer {
     pub fn drain(&self, shard: ShardId, timeout: Duration) -> bool {
         let inner = self.inner();
         let mut hub = inner.lock();
-        let there = hub.drain(shard, clock::now_ns() + nanoseconds(timeout));
+        let there = hub.drain(shard, clock::after(clock::now_ns(), timeout));
         inner.unlock(hub);
         there
     }

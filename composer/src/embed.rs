@@ -244,7 +244,7 @@ impl Embed {
     /// The next message of a session, waiting for it up to `timeout`.
     pub(crate) fn receive(&self, session: SessionId, timeout: Duration) -> Result<Mail, ReceiveError> {
         let start_ns = clock::now_ns();
-        let end_ns = start_ns.saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
+        let end_ns = clock::after(start_ns, timeout);
         let poll_until_ns = end_ns.min(start_ns + POLL_NS);
         let mut state = self.lock();
         loop {
@@ -285,7 +285,7 @@ impl Embed {
         session: SessionId,
         timeout: Duration,
     ) -> Result<Mail, ReceiveError> {
-        let end_ns = clock::now_ns().saturating_add(timeout.as_nanos().min(u128::from(u64::MAX)) as u64);
+        let end_ns = clock::after(clock::now_ns(), timeout);
         loop {
             let mut state = self.lock();
             for _ in 0..SPIN_ROUNDS {

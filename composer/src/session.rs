@@ -2,7 +2,6 @@
 //!
 //! Invariant: the core hears of its end exactly once, from [`Session::end`] or from the drop.
 
-use crate::asker::nanoseconds;
 use crate::composer::Composer;
 use crate::core::Tiers;
 use crate::embed::{Embed, Mail, ReceiveError};
@@ -113,7 +112,7 @@ impl Session {
     pub fn end(mut self, timeout: Duration) -> bool {
         self.ended = true;
         let (inner, start_ns) = (self.composer.inner(), clock::now_ns());
-        let until_ns = start_ns + nanoseconds(timeout);
+        let until_ns = clock::after(start_ns, timeout);
         let mut hub = inner.lock();
         hub.end(self.id);
         // Not given back meanwhile: with armed links the shards would wake the clerk for what this thread polls for.
