@@ -2,7 +2,7 @@
 //! that are woken, with nothing around them. In turns, so that both meet the same machine: back to back, and after a pause in
 //! which the caches go cold.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failed};
 use crate::memory::{LINE_BYTES, PAGE_BYTES, Shared, Word};
 use crate::report::quantile;
 use rustix::process::Signal;
@@ -85,10 +85,6 @@ pub fn run(rounds: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Far(error.to_string())
 }
 
 /// A composer with five warm shards that are declared with `extra`.

@@ -57,3 +57,8 @@ impl Error {
         move |cause| Error::Peer { peer, cause: format!("{cause:?}") }
     }
 }
+
+/// Wraps the error of a composer or of a shard that is measured: `.map_err(failed)`.
+pub fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Far(error.to_string())
+}

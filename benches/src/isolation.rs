@@ -5,7 +5,7 @@
 //! and one that has neither. Where a host has no such groups for shards, the pairs differ in isolation alone, and the
 //! result says so.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failed};
 use crate::report::quantile;
 use serde::Serialize;
 use shard_composer::{Composer, Session};
@@ -81,10 +81,6 @@ pub fn run(rounds: usize) -> Result<()> {
         println!("{}", serde_json::to_string(&line).expect("text and numbers are JSON"));
     }
     Ok(())
-}
-
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Far(error.to_string())
 }
 
 /// A file that goes with this.
