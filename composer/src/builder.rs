@@ -104,6 +104,7 @@ pub enum StartError {
     #[error("the composer's event loop can't be made: {0}")]
     Io(#[from] io::Error),
 }
+
 /// Prepares a composer.
 pub struct Builder {
     manifest: Manifest,

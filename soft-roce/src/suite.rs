@@ -131,23 +131,26 @@ pub fn run(bed: &mut Bed, filter: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests that need a device: as `cargo test --workspace --all-features` does, so that what that has built is used.
+/// The programs of tests that run in guests.
+const PROGRAMS: [&str; 10] = [
+    "bandwidth",
+    "conformance_rdma",
+    "cores",
+    "groups",
+    "isolation",
+    "isolation_rdma",
+    "mixed_links",
+    "oci",
+    "rdma_links",
+    "tiers",
+];
+
+/// Builds the tests that run in guests: as `cargo test --workspace --all-features` does, so that what that has built is used.
 fn build() -> Result<Vec<(String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = process::Command::new(cargo)
         .args(["test", "--no-run", "--message-format=json", "--workspace", "--all-features"])
-        .args([
-            "--test",
-            "conformance_rdma",
-            "--test",
-            "rdma_links",
-            "--test",
-            "mixed_links",
-            "--test",
-            "bandwidth",
-        ])
-        .args(["--test", "groups", "--test", "cores", "--test", "isolation", "--test", "oci"])
-        .args(["--test", "isolation_rdma", "--test", "tiers"])
+        .args(PROGRAMS.iter().flat_map(|program| ["--test", program]))
         .stderr(Stdio::inherit())
         .output()
         .context("cargo can't be started")?;

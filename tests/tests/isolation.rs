@@ -580,18 +580,13 @@ fn a_shard_that_accuses_its_partners_without_end_ends_no_session_but_its_own() {
     attack.log.line("shard has broken a link", &[("component", "echo")]);
     let echo = ready_shard(&attack.composer, "echo").pid;
     // It says so as soon as it is wired, and so does the one that comes after it.
-    let accusations = || {
+    let witnesses = || -> Vec<String> {
         let lines = attack.log.all();
-        lines.iter().filter(|line| line["message"] == "shard has broken a link").count()
+        let accusations = lines.iter().filter(|line| line["message"] == "shard has broken a link");
+        accusations.map(|line| line["witness"].to_string()).collect()
     };
-    wait_until("five of them have accused", || accusations() >= 5);
-    let shards: std::collections::BTreeSet<String> = attack
-        .log
-        .all()
-        .iter()
-        .filter(|line| line["message"] == "shard has broken a link")
-        .map(|line| line["witness"].to_string())
-        .collect();
+    wait_until("five of them have accused", || witnesses().len() >= 5);
+    let shards: std::collections::BTreeSet<_> = witnesses().into_iter().collect();
     assert!(shards.len() >= 5, "one of them accuses again and again: {shards:?}");
     attack.felt("accuses its partners");
     assert_eq!(ready_shard(&attack.composer, "echo").pid, echo, "its partner was killed for it");

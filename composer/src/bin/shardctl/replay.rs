@@ -31,7 +31,7 @@ pub(crate) struct Replay {
     json: bool,
 }
 
-/// What a worker says of its session.
+/// What became of an arrival.
 enum Served {
     Done { composed: Duration, tiers: Tiers },
     Refused(String),
@@ -144,8 +144,7 @@ fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64
 fn end_all(sessions: mpsc::Receiver<Ending>) -> Vec<Served> {
     let mut outcomes = Vec::new();
     let mut open = BinaryHeap::new();
-    let mut more = true;
-    while more {
+    loop {
         let now = Instant::now();
         while open.peek().is_some_and(|Reverse(ending): &Reverse<Ending>| ending.at <= now) {
             let Reverse(ending) = open.pop().expect("it was just looked at");
@@ -155,13 +154,12 @@ fn end_all(sessions: mpsc::Receiver<Ending>) -> Vec<Served> {
         match sessions.recv_timeout(wake.saturating_duration_since(now)) {
             Ok(ending) => open.push(Reverse(ending)),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) if open.is_empty() => more = false,
+            Err(mpsc::RecvTimeoutError::Disconnected) if open.is_empty() => return outcomes,
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 std::thread::sleep(wake.saturating_duration_since(now));
             }
         }
     }
-    outcomes
 }
 
 fn end(ending: Ending) -> Served {
