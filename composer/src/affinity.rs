@@ -9,14 +9,11 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
 
-/// Moves the threads of a process, and of all below it, that are not on its `own` processors alone to `others`.
-pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32]) {
+/// Moves the threads of a process, and of all below it, that are not on its `own` processors alone to `others`, but for those
+/// `at_home`.
+pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32], at_home: &[Pid]) {
     let others = set(others);
-    // A process or thread that is gone needs no place.
-    let tasks = family(pid).into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
-    for entry in tasks.flatten().flatten() {
-        let thread = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(thread) = thread else { continue };
+    for thread in threads(pid).filter(|thread| !at_home.contains(thread)) {
         let Ok(now) = sched_getaffinity(Some(thread)) else { continue };
         let mut foreign = now;
         own.iter().for_each(|id| foreign.unset(*id as usize));
@@ -24,6 +21,28 @@ pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32]) {
             let _ = sched_setaffinity(Some(thread), &others);
         }
     }
+}
+
+/// The threads of a process, and of all below it, that are on this processor alone.
+pub(crate) fn only_on(pid: u32, processor: u32) -> Vec<Pid> {
+    let there = set(&[processor]);
+    threads(pid).filter(|thread| sched_getaffinity(Some(*thread)).is_ok_and(|now| now == there)).collect()
+}
+
+/// Moves those of these threads that still belong to a process, or to one below it, to `processors`.
+pub(crate) fn put(pid: u32, these: &[Pid], processors: &[u32]) {
+    let processors = set(processors);
+    for thread in threads(pid).filter(|thread| these.contains(thread)) {
+        if sched_getaffinity(Some(thread)).is_ok_and(|now| now != processors) {
+            let _ = sched_setaffinity(Some(thread), &processors);
+        }
+    }
+}
+
+/// A process or thread that is gone needs no place.
+fn threads(pid: u32) -> impl Iterator<Item = Pid> {
+    let tasks = family(pid).into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
+    tasks.flatten().flatten().filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
 }
 
 fn set(processors: &[u32]) -> CpuSet {

@@ -2,6 +2,7 @@
 
 use crate::resources::{Allocator, Grant, Shortage};
 use shardkit::application::{Needs, Wait};
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 /// The only host of the shell's allocator.
@@ -15,12 +16,14 @@ pub(crate) struct Host {
     allocator: Allocator,
     /// Shards without a processor of their own.
     sharers: usize,
+    /// How many shards are at home on a processor.
+    homes: BTreeMap<u32, usize>,
 }
 
 impl Host {
     /// `allocator` has this host alone.
     pub(crate) fn new(allocator: Allocator) -> Self {
-        Self { allocator, sharers: 0 }
+        Self { allocator, sharers: 0, homes: BTreeMap::new() }
     }
 
     /// What several shards need that are to be there together, in their order, or nothing.
@@ -55,6 +58,25 @@ impl Host {
             (first, self.allocator.shared_near(grant))
         } else {
             (None, self.shared())
+        }
+    }
+
+    /// A home for a shard that shares processors and sleeps when it has nothing to do: of those that it may use, the one
+    /// that the fewest are at home on. None if there is no choice. It goes back with [`leave`](Self::leave).
+    pub(crate) fn settle(&mut self, grant: &Grant) -> Option<u32> {
+        let (own, shared) = self.processors(grant);
+        if own.is_some() || shared.len() < 2 {
+            return None;
+        }
+        let home = shared.into_iter().min_by_key(|id| self.homes.get(id).copied().unwrap_or(0))?;
+        *self.homes.entry(home).or_default() += 1;
+        Some(home)
+    }
+
+    /// A shard is at home there no more.
+    pub(crate) fn leave(&mut self, home: u32) {
+        if let Some(count) = self.homes.get_mut(&home) {
+            *count -= 1;
         }
     }
 
@@ -138,6 +160,22 @@ mod tests {
         assert_eq!(host.processors(&none), (None, vec![0, 1, 2, 4]));
         host.give_back(one);
         host.give_back(none);
+    }
+
+    #[test]
+    fn homes_are_spread_over_the_processors_that_are_shared() {
+        let mut host = host("0-3");
+        let own = take(&mut host, Needs { cores: 1, ..Needs::default() });
+        let shares = take(&mut host, Needs::default());
+        assert_eq!(host.settle(&own), None);
+        let homes: Vec<_> = (0..4).map(|_| host.settle(&shares).unwrap()).collect();
+        assert_eq!(homes, [0, 2, 3, 0]);
+        host.leave(2);
+        assert_eq!(host.settle(&shares), Some(2));
+        host.give_back(own);
+        assert_eq!(host.settle(&shares), Some(1));
+        let _rest = take(&mut host, Needs { cores: 3, ..Needs::default() });
+        assert_eq!(host.settle(&shares), None, "the last one is everybody's");
     }
 
     #[test]

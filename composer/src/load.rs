@@ -54,18 +54,24 @@ pub(crate) struct Gauge {
     /// What a handler takes, as measured last.
     handler_ns: u64,
     told: Option<(u32, u64)>,
+    permille: u32,
 }
 
 impl Gauge {
     /// Begins to watch.
     pub(crate) fn new(now_ns: u64, reading: Reading) -> Self {
         let handler_ns = reading.timed_ns.checked_div(reading.timed).unwrap_or(0);
-        Self { at_ns: now_ns, last: reading, handler_ns, told: None }
+        Self { at_ns: now_ns, last: reading, handler_ns, told: None, permille: 0 }
     }
 
     /// Whether the window is over.
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         now_ns.saturating_sub(self.at_ns) >= LOAD_WINDOW_NS
+    }
+
+    /// The load in the last window, in thousandths.
+    pub(crate) fn permille(&self) -> u32 {
+        self.permille
     }
 
     /// Takes in what was counted until now. Returns the load in the window that has passed, in thousandths, if it is
@@ -83,6 +89,7 @@ impl Gauge {
         let processor_ns = processor_ns.map_or(0, |(now, then)| now.saturating_sub(then));
         let permille = counted_ns.max(processor_ns).saturating_mul(1_000) / passed_ns;
         let load = (permille.min(u64::from(LOAD_FULL_PERMILLE)) as u32, reading.sessions);
+        self.permille = load.0;
         let known = self.told.is_some_and(|(permille, sessions)| {
             sessions == load.1 && permille.abs_diff(load.0) < CHANGE_PERMILLE
         });

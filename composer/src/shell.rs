@@ -10,6 +10,7 @@
 //! Invariant: for every `Launch` the core hears exactly one `ShardExited` or `NoRoom` in the end, for every `Wire` one `Wired` or
 //! `WireFailed` unless one of its ends is gone.
 
+mod homes;
 mod limits;
 mod loads;
 mod sources;
@@ -33,6 +34,7 @@ use crate::realtime::Realtime;
 use crate::resources::{Grant, Shortage};
 use crate::said::said;
 use crate::scaler::Scaler;
+use homes::Home;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::Signal;
@@ -84,6 +86,8 @@ struct Shard {
     launched_ns: u64,
     /// It may use the processor with nothing to do.
     polls: bool,
+    /// Where its thread is woken, if it sleeps and has no processor of its own.
+    home: Option<Home>,
     /// Watches its load, while it has sessions.
     gauge: Option<Gauge>,
     /// How many messages it has refused, as far as that was told.
@@ -117,8 +121,7 @@ pub(crate) struct Shell {
     shared_changed: bool,
     /// Whether some composition lets its sessions end when nobody uses them.
     has_idle_timeouts: bool,
-    /// Whether shards of some component may hold several sessions, and when their loads are looked at next.
-    has_shared_shards: bool,
+    /// When the loads of shards are looked at next.
     loads_due_ns: u64,
     /// When it is told next what was refused.
     refusals_due_ns: u64,
@@ -188,12 +191,10 @@ impl Shell {
         if let Some(watch) = groups.watch() {
             poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), GROUPS, Interest::READABLE)?;
         }
-        let has_shared_shards = inner.application.components.iter().any(|c| c.capacity > 1);
         let processes = Processes::new(poll.registry().try_clone()?, groups);
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
-            has_shared_shards,
             loads_due_ns: 0,
             refusals_due_ns: 0,
             history,
@@ -411,6 +412,7 @@ impl Shell {
             welcomed: false,
             launched_ns: clock::now_ns(),
             polls: true,
+            home: None,
             gauge: None,
             refused: 0,
             floods: 0,
@@ -430,13 +432,15 @@ impl Shell {
         }
         let shared = self.host.shared();
         for process in self.processes.iter().filter(|process| process.pid != 0) {
-            let shard = if let Role::Shard(shard) = process.role { self.shards.get(&shard) } else { None };
-            match shard.map(|shard| &shard.grant) {
-                Some(grant) => {
+            let shard =
+                if let Role::Shard(shard) = process.role { self.shards.get_mut(&shard) } else { None };
+            match shard {
+                Some(Shard { grant, home: Some(home), .. }) => home.keep(process.pid, grant, &mut self.host),
+                Some(Shard { grant, .. }) => {
                     let own: Vec<u32> = grant.processors().collect();
-                    confine(process.pid, &own, &self.host.processors(grant).1);
+                    confine(process.pid, &own, &self.host.processors(grant).1, &[]);
                 }
-                None => confine(process.pid, &[], &shared),
+                None => confine(process.pid, &[], &shared, &[]),
             }
         }
     }
@@ -666,7 +670,11 @@ impl Shell {
     }
 
     fn shard_ready(&mut self, shard: ShardId) {
+        let pid = self.process_of(shard).map(|process| process.pid);
         let Some(entry) = self.shards.get_mut(&shard) else { return };
+        if let (Some(home), Some(pid)) = (&mut entry.home, pid) {
+            home.begin(pid);
+        }
         let took = Duration::from_nanos(clock::now_ns() - entry.launched_ns);
         let (component, from) = (entry.component, entry.from);
         tracing::info!(%shard, component = self.name(shard), %from, ?took, "shard ready");
@@ -687,15 +695,17 @@ impl Shell {
         let spec = self.inner.application.component(entry.component);
         let grant = &entry.grant;
         let (core, shared_cores) = self.host.processors(grant);
+        let spin_us = self.host.spin_us(spec.wait, grant);
+        entry.polls = spin_us > 0;
+        entry.home = (core.is_none() && !entry.polls).then(|| Home::new(grant, &mut self.host));
         let welcome = Welcome {
             shard,
             component: entry.component,
             spec: postcard::to_stdvec(spec).map_err(|error| LaunchError::Spec(error.to_string()))?,
-            core,
+            core: core.or_else(|| entry.home.as_ref()?.processor()),
             shared_cores,
-            spin_us: self.host.spin_us(spec.wait, grant),
+            spin_us,
         };
-        entry.polls = welcome.spin_us > 0;
         socket.send(&ToShard::Welcome(welcome), &[entry.bell.as_fd(), entry.stats.as_fd()])?;
 
         let rings = [CONTROL_RING_BYTES; 2];
@@ -832,6 +842,7 @@ impl Shell {
                 self.processes.remove(process);
             }
             self.shared_changed |= owns_processors(&entry.grant);
+            entry.home.into_iter().for_each(|home| home.give_back(&mut self.host));
             self.host.give_back(entry.grant);
         }
         self.sources.give_up(shard);

@@ -90,7 +90,7 @@ pub struct Welcome {
     pub component: ComponentId,
     /// What the manifest says of the component, in a form that the SDK knows.
     pub spec: Vec<u8>,
-    /// The processor that it has for itself, if any.
+    /// The processor that its thread pins itself to: one that it has for itself, or a shared one where it is at home.
     pub core: Option<u32>,
     /// The processors for its other threads: the rest of its own, or those that nobody has for itself. For the shard
     /// itself too if it has none of its own.

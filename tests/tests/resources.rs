@@ -3,8 +3,9 @@
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use shard_composer::{Composer, StartError};
-use shard_tests::{manifest_text, ready_shard, wait_until};
+use shard_tests::{PATIENCE, manifest_text, ready_shard, wait_until};
 use shardkit::manifest::Manifest;
+use shardkit::prelude::Bytes;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -59,6 +60,45 @@ fn a_processor_of_its_own_is_one_shards_alone_and_comes_back_after_a_kill() {
         kill_process(Pid::from_raw(own as i32).unwrap(), Signal::KILL).unwrap();
         wait_until("it is gone", || composer.shards().iter().all(|shard| shard.pid != own));
     }
+}
+
+#[test]
+fn shards_that_sleep_are_at_home_on_different_processors_and_one_that_works_a_lot_roams() {
+    if shard_runtime::topology::allowed() != [0, 1] {
+        eprintln!("skipped: it is written for processors 0 and 1");
+        return;
+    }
+    let text = manifest_text(misfit(), &["one", "two", "own"], "wait = \"park\"\ncapacity = 4\nmax = 1");
+    let text = text.replace("args = [\"own\"]", "args = [\"own\"]\ncores = 1\nwarm = 0");
+    let composer = start_on("probe = false\n[node.0]\nprocessors = '0-1'", &text).unwrap();
+    let [one, two] = ["one", "two"].map(|name| ready_shard(&composer, name).pid);
+    let anywhere = set(&[0, 1]);
+    let at_home = || {
+        let (one, two) = (affinities(one), affinities(two));
+        let homes = [one[0], two[0]];
+        let service = one[1..].iter().chain(&two[1..]);
+        (homes == [set(&[0]), set(&[1])] || homes == [set(&[1]), set(&[0])])
+            && service.into_iter().all(|thread| *thread == anywhere)
+    };
+    wait_until("their threads are on one processor each", at_home);
+
+    let ports = composer.output::<Bytes, Bytes>("one").unwrap();
+    let session = composer.compose("one").unwrap();
+    wait_until("it roams", || {
+        session.send(&ports, &Bytes(b"burn".to_vec())).unwrap();
+        session.receive(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+        affinities(one)[0] == anywhere
+    });
+    wait_until("it has returned", at_home);
+
+    let session = composer.compose("own").unwrap();
+    let own = ready_shard(&composer, "own").pid;
+    wait_until("all threads of both are where nobody has a processor for itself", || {
+        [one, two].into_iter().flat_map(affinities).all(|thread| thread == set(&[0]))
+    });
+    kill_process(Pid::from_raw(own as i32).unwrap(), Signal::KILL).unwrap();
+    wait_until("they have homes again", at_home);
+    assert!(session.ending().is_some());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Watches how much the shards work, and tells the core.
 //!
-//! Only a shard that holds sessions and may hold several is watched: nobody else's load orders anything. A bound on how
-//! many are looked at in one go keeps the shell free for those who wait for it.
+//! Only a shard that holds sessions is watched, and only one that may hold several, whose load orders sessions, or that has a
+//! home, which it leaves when it works a lot. A bound on how many are looked at in one go keeps the shell free for those who
+//! wait for it.
 
 use super::Shell;
 use crate::core::Event;
@@ -9,7 +10,7 @@ use crate::family::family;
 use crate::host::processor_time_ns;
 use crate::load::{Gauge, Reading};
 use shard_runtime::clock;
-use shard_runtime::id::ShardId;
+use shard_runtime::id::{ComponentId, ShardId};
 use shard_runtime::stats::Counter;
 use std::sync::Arc;
 
@@ -22,12 +23,16 @@ impl Shell {
     /// Tells the core the loads of the shards whose window is over.
     pub(super) fn look_at_loads(&mut self) {
         let now_ns = clock::now_ns();
-        if !self.has_shared_shards || now_ns < self.loads_due_ns {
+        if now_ns < self.loads_due_ns {
             return;
         }
         self.loads_due_ns = now_ns + LOOK_EVERY_NS;
         let due: Vec<ShardId> = self.watched(now_ns).take(LOOKS_MAX).collect();
-        let loads: Vec<Event> = due.into_iter().filter_map(|shard| self.look_at(shard, now_ns)).collect();
+        let mut loads = Vec::new();
+        for shard in due {
+            loads.extend(self.look_at(shard, now_ns));
+            self.weigh_home(shard);
+        }
         if loads.is_empty() {
             return;
         }
@@ -39,7 +44,7 @@ impl Shell {
     /// The shards that are to be looked at.
     fn watched(&self, now_ns: u64) -> impl Iterator<Item = ShardId> {
         let shared = self.shards.iter().filter(|(_, entry)| {
-            entry.welcomed && self.inner.application.component(entry.component).capacity > 1
+            entry.welcomed && (entry.home.is_some() || self.may_hold_several(entry.component))
         });
         let due = shared.filter(move |(_, entry)| entry.gauge.is_none_or(|gauge| gauge.is_due(now_ns)));
         due.map(|(&shard, _)| shard)
@@ -69,6 +74,10 @@ impl Shell {
             return None;
         };
         let permille = gauge.read(now_ns, reading)?;
-        Some(Event::Load { shard, permille })
+        self.may_hold_several(component).then_some(Event::Load { shard, permille })
+    }
+
+    fn may_hold_several(&self, component: ComponentId) -> bool {
+        self.inner.application.component(component).capacity > 1
     }
 }

@@ -9,7 +9,7 @@ use shard_composer::{COMPOSE_TIMEOUT, Composer, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -31,9 +31,18 @@ pub(crate) struct Replay {
     json: bool,
 }
 
+/// How long until a session was ready.
+#[derive(Clone, Copy)]
+struct Took {
+    /// Since the composer was asked for it.
+    composed: Duration,
+    /// Since it arrived: while this program composed others, it waited.
+    since_arrival: Duration,
+}
+
 /// What became of an arrival.
 enum Served {
-    Done { composed: Duration, tiers: Tiers },
+    Done { took: Took, tiers: Tiers },
     Refused(String),
     Failed(String),
 }
@@ -54,13 +63,14 @@ impl Replay {
     }
 
     fn report(&self, outcomes: &[Served]) -> Outcome {
-        let mut compose = times();
+        let (mut compose, mut arrival) = (times(), times());
         let (mut warm, mut cold, mut refused, mut failed) = (0, 0, 0, 0);
         let mut shards = [0u64; Tier::ALL.len()];
         for outcome in outcomes {
             match outcome {
-                Served::Done { composed, tiers } => {
-                    record(&mut compose, *composed);
+                Served::Done { took, tiers } => {
+                    record(&mut compose, took.composed);
+                    record(&mut arrival, took.since_arrival);
                     if tiers.started() > 0 {
                         cold += 1
                     } else {
@@ -80,18 +90,22 @@ impl Replay {
                 }
             }
         }
-        let us = |quantile| compose.value_at_quantile(quantile) as f64 / 1e3;
-        let (p50, p99, max) = (us(0.5), us(0.99), us(1.0));
+        let [compose, arrival] = [compose, arrival]
+            .map(|times| [0.5, 0.99, 1.0].map(|quantile| times.value_at_quantile(quantile) as f64 / 1e3));
         let sessions = warm + cold;
         println!("{sessions} sessions served, {failed} failed, {refused} refused; {warm} warm, {cold} cold");
         let of_tiers: Vec<_> =
             Tier::ALL.iter().zip(shards).map(|(tier, count)| format!("{count} {tier}")).collect();
         println!("shards   {}", of_tiers.join(", "));
-        println!("compose  p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs");
+        for (since, [p50, p99, max]) in [("compose ", compose), ("arrival ", arrival)] {
+            println!("{since} p50 {p50:.1} µs, p99 {p99:.1} µs, max {max:.1} µs");
+        }
         if self.json {
             let line = serde_json::json!({
-                "sessions": sessions, "failed": failed, "refused": refused, "compose_p50_us": p50,
-                "compose_p99_us": p99, "compose_max_us": max, "warm": warm, "cold": cold,
+                "sessions": sessions, "failed": failed, "refused": refused,
+                "compose_p50_us": compose[0], "compose_p99_us": compose[1], "compose_max_us": compose[2],
+                "arrival_p50_us": arrival[0], "arrival_p99_us": arrival[1], "arrival_max_us": arrival[2],
+                "warm": warm, "cold": cold,
                 "tiers": serde_json::Map::from_iter(
                     Tier::ALL.iter().zip(shards).map(|(tier, count)| (tier.to_string(), count.into()))
                 ),
@@ -104,61 +118,101 @@ impl Replay {
 
 /// Plays the trace as an event-driven backend would: this thread asks when somebody arrives and takes the answers, so that
 /// no arrival waits for another; a second one ends sessions, in the order of their ends.
+///
+/// An arrival that comes while this thread is at work counts from when it came, not from when it was seen; one that this
+/// thread slept for counts from when the kernel woke it.
 fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64) -> Vec<Served> {
     let begin = Instant::now();
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds / speed);
-    let (ready, to_end) = mpsc::channel();
+    let open = OpenSessions::default();
     std::thread::scope(|scope| {
-        let ender = scope.spawn(|| end_all(to_end));
+        let ender = scope.spawn(|| open.end_all());
         let mut outcomes = Vec::new();
         let mut asker = composer.asker();
         let mut next = arrivals.iter().enumerate().peekable();
+        let mut awake = begin;
         while next.peek().is_some() || asker.waiting() > 0 {
             let now = Instant::now();
             while let Some((number, arrival)) = next.next_if(|(_, arrival)| at(arrival.start_s) <= now) {
+                let came = at(arrival.start_s).max(awake);
                 let ends = at(arrival.start_s + arrival.duration_s);
-                if let Err(error) = asker.ask(composition, COMPOSE_TIMEOUT, (number, ends, Instant::now())) {
+                let request = Request { number, ends, came, asked: Instant::now() };
+                if let Err(error) = asker.ask(composition, COMPOSE_TIMEOUT, request) {
                     outcomes.push(Served::Refused(error.to_string()));
                 }
             }
             let arrives = next.peek().map_or(now + COMPOSE_TIMEOUT, |(_, arrival)| at(arrival.start_s));
+            let mut wait = arrives - now;
             if asker.waiting() == 0 {
-                std::thread::sleep(arrives.saturating_duration_since(now));
-            } else if let Some(((number, at, asked), answer)) = asker.next(arrives - now) {
+                std::thread::sleep(wait);
+                awake = Instant::now();
+                continue;
+            }
+            let mut more = Vec::new();
+            while let Some((request, answer)) = asker.next(wait) {
                 match answer {
-                    // The ender lives until this thread drops its sender.
-                    Ok(session) => {
-                        let _ = ready.send(Ending { at, number, took: asked.elapsed(), session });
-                    }
+                    Ok(session) => more.push(request.answered(session)),
                     Err(error) => outcomes.push(Served::Refused(error.to_string())),
                 }
+                wait = Duration::ZERO;
             }
+            open.add(more);
         }
-        drop(ready);
+        open.no_more();
         outcomes.extend(ender.join().expect("it only ends sessions"));
         outcomes
     })
 }
 
-/// Ends sessions when it is time, until no more come.
-fn end_all(sessions: mpsc::Receiver<Ending>) -> Vec<Served> {
-    let mut outcomes = Vec::new();
-    let mut open = BinaryHeap::new();
-    loop {
-        let now = Instant::now();
-        while open.peek().is_some_and(|Reverse(ending): &Reverse<Ending>| ending.at <= now) {
-            let Reverse(ending) = open.pop().expect("it was just looked at");
-            outcomes.push(end(ending));
+/// The sessions that are open, and whether more will come.
+#[derive(Default)]
+struct OpenSessions {
+    sessions: Mutex<(BinaryHeap<Reverse<Ending>>, bool)>,
+    sooner: Condvar,
+}
+
+impl OpenSessions {
+    /// The ender is woken only if one of them ends before all that it knows.
+    fn add(&self, more: Vec<Ending>) {
+        let mut sessions = self.lock();
+        let first = |sessions: &BinaryHeap<Reverse<Ending>>| sessions.peek().map(|Reverse(ending)| ending.at);
+        let before = first(&sessions.0);
+        sessions.0.extend(more.into_iter().map(Reverse));
+        if first(&sessions.0) != before {
+            self.sooner.notify_one();
         }
-        let wake = open.peek().map_or(now + COMPOSE_TIMEOUT, |Reverse(ending)| ending.at);
-        match sessions.recv_timeout(wake.saturating_duration_since(now)) {
-            Ok(ending) => open.push(Reverse(ending)),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) if open.is_empty() => return outcomes,
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                std::thread::sleep(wake.saturating_duration_since(now));
-            }
+    }
+
+    fn no_more(&self) {
+        self.lock().1 = true;
+        self.sooner.notify_one();
+    }
+
+    /// Ends sessions when it is time, until no more come.
+    fn end_all(&self) -> Vec<Served> {
+        let mut outcomes = Vec::new();
+        let mut sessions = self.lock();
+        loop {
+            let now = Instant::now();
+            let next = sessions.0.peek().map(|Reverse(ending)| ending.at);
+            sessions = match next {
+                None if sessions.1 => return outcomes,
+                None => self.sooner.wait(sessions).unwrap_or_else(PoisonError::into_inner),
+                Some(at) if at <= now => {
+                    let Reverse(ending) = sessions.0.pop().expect("it was just looked at");
+                    drop(sessions);
+                    outcomes.push(end(ending));
+                    self.lock()
+                }
+                Some(at) => {
+                    self.sooner.wait_timeout(sessions, at - now).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (BinaryHeap<Reverse<Ending>>, bool)> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,14 +222,29 @@ fn end(ending: Ending) -> Served {
     }
     let tiers = ending.session.tiers();
     drop(ending.session);
-    Served::Done { composed: ending.took, tiers }
+    Served::Done { took: ending.took, tiers }
+}
+
+/// What an arrival was asked for with.
+struct Request {
+    number: usize,
+    ends: Instant,
+    came: Instant,
+    asked: Instant,
+}
+
+impl Request {
+    fn answered(self, session: Session) -> Ending {
+        let took = Took { composed: self.asked.elapsed(), since_arrival: self.came.elapsed() };
+        Ending { at: self.ends, number: self.number, took, session }
+    }
 }
 
 /// An open session and when it is to end.
 struct Ending {
     at: Instant,
     number: usize,
-    took: Duration,
+    took: Took,
     session: Session,
 }
 

@@ -1,0 +1,93 @@
+//! Keeps the thread of a shard that sleeps on one of the shared processors, its home, as long as it has little to do.
+//!
+//! Who composes wakes several sleeping shards one after the other. Where they are at home the kernel looks for no processor,
+//! and those that are composed together are spread over all that there are. One that works a lot would hold up those that
+//! have the same home while other processors are idle: it roams over all shared ones until it has little to do again.
+//!
+//! Invariant: a home is a processor that nobody has for itself, and it goes back to the host with its shard.
+
+use super::Shell;
+use crate::affinity::{confine, only_on, put};
+use crate::host::Host;
+use crate::resources::Grant;
+use rustix::process::Pid;
+use shard_runtime::id::ShardId;
+
+/// A shard that works more than this, in thousandths of its time, roams …
+const ROAMS_PERMILLE: u32 = 300;
+/// … until it works less than this.
+const RETURNS_PERMILLE: u32 = 150;
+
+/// Where a shard is at home.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// None as long as there is no choice.
+    processor: Option<u32>,
+    /// Its thread, once it is known. It pins itself.
+    threads: Vec<Pid>,
+    roams: bool,
+}
+
+impl Home {
+    /// A home for a shard that has no processor of its own and has not begun yet.
+    pub(super) fn new(grant: &Grant, host: &mut Host) -> Self {
+        Self { processor: host.settle(grant), threads: Vec::new(), roams: false }
+    }
+
+    pub(super) fn processor(&self) -> Option<u32> {
+        self.processor
+    }
+
+    /// Its process has begun, and its thread is at home.
+    pub(super) fn begin(&mut self, pid: u32) {
+        self.threads = self.processor.map(|processor| only_on(pid, processor)).unwrap_or_default();
+    }
+
+    /// The shard is gone.
+    pub(super) fn give_back(self, host: &mut Host) {
+        self.processor.into_iter().for_each(|processor| host.leave(processor));
+    }
+
+    /// Which processors are shared has changed: it gets another home if somebody has its own for itself now, and its threads
+    /// move.
+    pub(super) fn keep(&mut self, pid: u32, grant: &Grant, host: &mut Host) {
+        let (_, shared) = host.processors(grant);
+        if let Some(lost) = self.processor.take_if(|processor| !shared.contains(processor)) {
+            host.leave(lost);
+        }
+        if self.processor.is_none() {
+            self.processor = host.settle(grant);
+        }
+        confine(pid, &[], &shared, &self.threads);
+        self.place(pid, &shared);
+    }
+
+    /// Roams over the `shared` processors if it works a lot, and returns when it does not any more.
+    fn weigh(&mut self, permille: u32, pid: u32, shared: &[u32]) {
+        let roams = permille > if self.roams { RETURNS_PERMILLE } else { ROAMS_PERMILLE };
+        if std::mem::replace(&mut self.roams, roams) != roams {
+            // Threads that its thread has started began where that was at home.
+            confine(pid, &[], shared, &self.threads);
+            self.place(pid, shared);
+        }
+    }
+
+    fn place(&self, pid: u32, shared: &[u32]) {
+        match self.processor.filter(|_| !self.roams) {
+            Some(processor) => put(pid, &self.threads, &[processor]),
+            None => put(pid, &self.threads, shared),
+        }
+    }
+}
+
+impl Shell {
+    /// Lets a shard roam or return by the load that was measured last.
+    pub(super) fn weigh_home(&mut self, shard: ShardId) {
+        let Some(pid) = self.process_of(shard).map(|process| process.pid) else { return };
+        let Some(entry) = self.shards.get_mut(&shard) else { return };
+        let permille = entry.gauge.map_or(0, |gauge| gauge.permille());
+        if let Some(home) = &mut entry.home {
+            home.weigh(permille, pid, &self.host.processors(&entry.grant).1);
+        }
+    }
+}
