@@ -36,6 +36,8 @@ pub mod ring;
 pub mod secure;
 pub mod session;
 #[cfg(not(loom))]
+pub mod slice;
+#[cfg(not(loom))]
 pub mod stats;
 mod sync;
 #[cfg(not(loom))]

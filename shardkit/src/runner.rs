@@ -26,7 +26,7 @@ use shard_runtime::region::Region;
 use shard_runtime::ring::{Ring, RingReader, RingWriter};
 use shard_runtime::stats::{Counter, STATS_BYTES, Stats};
 use shard_runtime::wake::{BELL_BYTES, Bell, Ringer};
-use shard_runtime::{clock, topology};
+use shard_runtime::{clock, slice, topology};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
@@ -257,6 +257,10 @@ impl<S: Shard> Runner<S> {
         let shard = make(&config)?;
         if let Some(core) = welcome.core.filter(|core| topology::pin(*core as usize)) {
             stats.set(Counter::Core, u64::from(core) + 1);
+        }
+        if welcome.spin_us == 0 {
+            // As above: it may wait for others then.
+            let _ = slice::shorten();
         }
         let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));
         let commands = start_service(Arc::clone(&control), packet, endpoint.ringer(), &welcome)?;
