@@ -52,7 +52,7 @@ use shard_runtime::wake::create_bell;
 use shardkit::application::Needs;
 use shardkit::open_wire;
 use sources::Sources;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -121,7 +121,8 @@ pub(crate) struct Shell {
     shared_changed: bool,
     /// Whether some composition lets its sessions end when nobody uses them.
     has_idle_timeouts: bool,
-    /// When the loads of shards are looked at next.
+    /// The shards whose loads matter, in the order of their turns, and when the next turns are. Some may be gone.
+    watched: VecDeque<ShardId>,
     loads_due_ns: u64,
     /// When it is told next what was refused.
     refusals_due_ns: u64,
@@ -195,6 +196,7 @@ impl Shell {
         let sources = Sources::new(&inner.application, generic_programs);
         Ok(Self {
             has_idle_timeouts,
+            watched: VecDeque::new(),
             loads_due_ns: 0,
             refusals_due_ns: 0,
             history,
@@ -418,6 +420,7 @@ impl Shell {
             floods: 0,
         };
         self.shards.insert(shard, entry);
+        self.watch(shard);
         self.start_at_hand(shard, component)
     }
 
@@ -740,6 +743,7 @@ impl Shell {
     fn unwelcome(&mut self, shard: ShardId) {
         if let Some(entry) = self.shards.get_mut(&shard) {
             entry.welcomed = false;
+            entry.home.take().into_iter().for_each(|home| home.give_back(&mut self.host));
             entry.process = None;
             entry.from = Tier::Cold;
         }

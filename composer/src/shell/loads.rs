@@ -1,13 +1,13 @@
 //! Watches how much the shards work, and tells the core.
 //!
 //! Only a shard that holds sessions is watched, and only one that may hold several, whose load orders sessions, or that has a
-//! home, which it leaves when it works a lot. A bound on how many are looked at in one go keeps the shell free for those who
-//! wait for it.
+//! home, which it leaves when it works a lot. All take turns, and a bound on how many are looked at in one go keeps the shell
+//! free for those who wait for it.
 
 use super::Shell;
 use crate::core::Event;
 use crate::family::family;
-use crate::host::processor_time_ns;
+use crate::host::{owns_processors, processor_time_ns};
 use crate::load::{Gauge, Reading};
 use shard_runtime::clock;
 use shard_runtime::id::{ComponentId, ShardId};
@@ -27,11 +27,15 @@ impl Shell {
             return;
         }
         self.loads_due_ns = now_ns + LOOK_EVERY_NS;
-        let due: Vec<ShardId> = self.watched(now_ns).take(LOOKS_MAX).collect();
         let mut loads = Vec::new();
-        for shard in due {
-            loads.extend(self.look_at(shard, now_ns));
-            self.weigh_home(shard);
+        for _ in 0..LOOKS_MAX.min(self.watched.len()) {
+            let Some(shard) = self.watched.pop_front() else { break };
+            let Some(entry) = self.shards.get(&shard) else { continue };
+            if entry.gauge.is_none_or(|gauge| gauge.is_due(now_ns)) {
+                loads.extend(self.look_at(shard, now_ns));
+                self.weigh_home(shard);
+            }
+            self.watched.push_back(shard);
         }
         if loads.is_empty() {
             return;
@@ -41,13 +45,12 @@ impl Shell {
         self.inner.unlock(hub);
     }
 
-    /// The shards that are to be looked at.
-    fn watched(&self, now_ns: u64) -> impl Iterator<Item = ShardId> {
-        let shared = self.shards.iter().filter(|(_, entry)| {
-            entry.welcomed && (entry.home.is_some() || self.may_hold_several(entry.component))
-        });
-        let due = shared.filter(move |(_, entry)| entry.gauge.is_none_or(|gauge| gauge.is_due(now_ns)));
-        due.map(|(&shard, _)| shard)
+    /// A shard that is launched takes its turns from now on, if its load matters to anybody.
+    pub(super) fn watch(&mut self, shard: ShardId) {
+        let Some(entry) = self.shards.get(&shard) else { return };
+        if !owns_processors(&entry.grant) || self.may_hold_several(entry.component) {
+            self.watched.push_back(shard);
+        }
     }
 
     fn look_at(&mut self, shard: ShardId, now_ns: u64) -> Option<Event> {

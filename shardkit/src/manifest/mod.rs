@@ -77,7 +77,7 @@
 //! | `scale_down_delay_ms` | `10000` | how long a shard that nobody needs may be idle before it is frozen or ends |
 //! | `after` | `"return"` | what becomes of a shard when the last session that it holds is over: `"return"`, `"scrub"`, `"restart"` |
 //! | `scale` | no limits | see below |
-//! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others |
+//! | `cores` | `0` | cores of its own that one shard needs; 0 shares the others: one that sleeps is at home on one of them, and roams over all while it works a lot |
 //! | `share` | `0` | of the cores that nobody owns, so much that one shard needs: `0.25` is a quarter of one. Where they do not suffice, shards weigh in proportion to that; one without weighs as a tenth of a core |
 //! | `memory` | `0` | memory that one shard needs, and all that it gets where the host has control groups; a size; 0 sets no limit |
 //! | `huge_pages` | `0` | memory in huge pages that one shard needs, besides `memory`; a size |
