@@ -23,7 +23,7 @@ const RETURNS_PERMILLE: u32 = 150;
 pub(super) struct Home {
     /// None as long as there is no choice.
     processor: Option<u32>,
-    /// Its thread, once it is known. It pins itself.
+    /// Its thread, once it is ready.
     threads: Vec<Pid>,
     roams: bool,
 }
@@ -38,9 +38,13 @@ impl Home {
         self.processor
     }
 
-    /// Its process has begun, and its thread is at home.
+    /// Its process is ready, and its thread has pinned itself; unless that was moved meanwhile or had no home yet, and then it is
+    /// taken for the process's first.
     pub(super) fn begin(&mut self, pid: u32) {
         self.threads = self.processor.map(|processor| only_on(pid, processor)).unwrap_or_default();
+        if self.threads.is_empty() {
+            self.threads.extend(Pid::from_raw(pid as i32));
+        }
     }
 
     /// The shard is gone.
@@ -58,7 +62,9 @@ impl Home {
         if self.processor.is_none() {
             self.processor = host.settle(grant);
         }
-        confine(pid, &[], &shared, &self.threads);
+        // One that is not ready yet is at home, or not there yet.
+        let at_home = self.processor.as_slice();
+        confine(pid, if self.threads.is_empty() { at_home } else { &[] }, &shared, &self.threads);
         self.place(pid, &shared);
     }
 
