@@ -68,17 +68,19 @@ fn shards_that_sleep_are_at_home_on_different_processors_and_one_that_works_a_lo
         eprintln!("skipped: it is written for processors 0 and 1");
         return;
     }
-    let text = manifest_text(misfit(), &["one", "two", "own"], "wait = \"park\"\ncapacity = 4\nmax = 1");
+    let sleepers = ["one", "two", "three", "four", "five", "six"];
+    let names = [&sleepers[..], &["own"]].concat();
+    let text = manifest_text(misfit(), &names, "wait = \"park\"\ncapacity = 4\nmax = 1");
     let text = text.replace("args = [\"own\"]", "args = [\"own\"]\ncores = 1\nwarm = 0");
     let composer = start_on("probe = false\n[node.0]\nprocessors = '0-1'", &text).unwrap();
-    let [one, two] = ["one", "two"].map(|name| ready_shard(&composer, name).pid);
+    let pids = sleepers.map(|name| ready_shard(&composer, name).pid);
     let anywhere = set(&[0, 1]);
     let at_home = || {
-        let (one, two) = (affinities(one), affinities(two));
-        let homes = [one[0], two[0]];
-        let service = one[1..].iter().chain(&two[1..]);
-        (homes == [set(&[0]), set(&[1])] || homes == [set(&[1]), set(&[0])])
-            && service.into_iter().all(|thread| *thread == anywhere)
+        let shards = pids.map(affinities);
+        let on = |processor| shards.iter().filter(|threads| threads[0] == set(&[processor])).count();
+        on(0) == 3
+            && on(1) == 3
+            && shards.iter().flat_map(|threads| &threads[1..]).all(|thread| *thread == anywhere)
     };
     wait_until("their threads are on one processor each", at_home);
 
@@ -87,14 +89,14 @@ fn shards_that_sleep_are_at_home_on_different_processors_and_one_that_works_a_lo
     wait_until("it roams", || {
         session.send(&ports, &Bytes(b"burn".to_vec())).unwrap();
         session.receive(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
-        affinities(one)[0] == anywhere
+        affinities(pids[0])[0] == anywhere
     });
     wait_until("it has returned", at_home);
 
     let session = composer.compose("own").unwrap();
     let own = ready_shard(&composer, "own").pid;
-    wait_until("all threads of both are where nobody has a processor for itself", || {
-        [one, two].into_iter().flat_map(affinities).all(|thread| thread == set(&[0]))
+    wait_until("all their threads are where nobody has a processor for itself", || {
+        pids.into_iter().flat_map(affinities).all(|thread| thread == set(&[0]))
     });
     kill_process(Pid::from_raw(own as i32).unwrap(), Signal::KILL).unwrap();
     wait_until("they have homes again", at_home);
