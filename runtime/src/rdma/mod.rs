@@ -848,12 +848,12 @@ impl Link {
     }
 
     /// Tells the peer of room, and grants what no frames carried. True if there may be more to tell without anything
-    /// new coming.
+    /// new coming. The `head` is from memory that others write, so it may be anything.
     fn answer(&mut self, id: LinkId, head: u64) -> Result<bool, RdmaError> {
         let quarter = self.ring.as_ref().map_or(u64::MAX, |ring| ring.len() as u64 / 4);
         let asked = self.wanted.is_some_and(|wanted| head >= wanted);
         let owes = self.window.owes();
-        if owes || asked || head - self.head_told >= quarter {
+        if owes || asked || head.saturating_sub(self.head_told) >= quarter {
             let what = if owes { Use::Grant } else { Use::Room };
             if !self.window.allows(what) || !self.room_for_sends() {
                 return Ok(true);
