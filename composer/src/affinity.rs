@@ -9,16 +9,27 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
 
-/// Moves the threads of a process, and of all below it, that are not on its `own` processors alone to `others`, but for those
-/// `at_home`.
-pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32], at_home: &[Pid]) {
-    let others = set(others);
-    for thread in threads(pid).filter(|thread| !at_home.contains(thread)) {
+/// Moves the threads of a process, and of all below it, that are not on its `own` processors alone to `others`.
+pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32]) {
+    arrange(pid, own, others, &[], &[]);
+}
+
+/// As [`confine`], but `these` threads go to `home`.
+pub(crate) fn arrange(pid: u32, own: &[u32], others: &[u32], these: &[Pid], home: &[u32]) {
+    let (others, home) = (set(others), set(home));
+    for thread in threads(pid) {
         let Ok(now) = sched_getaffinity(Some(thread)) else { continue };
         let mut foreign = now;
         own.iter().for_each(|id| foreign.unset(*id as usize));
-        if foreign.count() > 0 && now != others {
-            let _ = sched_setaffinity(Some(thread), &others);
+        let there = if these.contains(&thread) {
+            home
+        } else if foreign.count() > 0 {
+            others
+        } else {
+            continue;
+        };
+        if now != there {
+            let _ = sched_setaffinity(Some(thread), &there);
         }
     }
 }
@@ -27,16 +38,6 @@ pub(crate) fn confine(pid: u32, own: &[u32], others: &[u32], at_home: &[Pid]) {
 pub(crate) fn only_on(pid: u32, processor: u32) -> Vec<Pid> {
     let there = set(&[processor]);
     threads(pid).filter(|thread| sched_getaffinity(Some(*thread)).is_ok_and(|now| now == there)).collect()
-}
-
-/// Moves those of these threads that still belong to a process, or to one below it, to `processors`.
-pub(crate) fn put(pid: u32, these: &[Pid], processors: &[u32]) {
-    let processors = set(processors);
-    for thread in threads(pid).filter(|thread| these.contains(thread)) {
-        if sched_getaffinity(Some(thread)).is_ok_and(|now| now != processors) {
-            let _ = sched_setaffinity(Some(thread), &processors);
-        }
-    }
 }
 
 /// A process or thread that is gone needs no place.

@@ -17,7 +17,6 @@ mod sources;
 mod told;
 mod wires;
 
-use crate::affinity::confine;
 use crate::core::{Effect, End, Event, Exit, KillReason, Tier, WireId};
 use crate::freezer::Freezer;
 use crate::groups::{Groups, Limits};
@@ -422,30 +421,6 @@ impl Shell {
         self.shards.insert(shard, entry);
         self.watch(shard);
         self.start_at_hand(shard, component)
-    }
-
-    /// Moves the threads of all processes to where they belong, if that has changed.
-    fn move_threads(&mut self) {
-        if !std::mem::take(&mut self.shared_changed) {
-            return;
-        }
-        if let Some(interrupts) = &mut self.interrupts {
-            let grants = self.shards.values().map(|shard| &shard.grant);
-            interrupts.keep_off(grants.flat_map(Grant::processors).collect());
-        }
-        let shared = self.host.shared();
-        for process in self.processes.iter().filter(|process| process.pid != 0) {
-            let shard =
-                if let Role::Shard(shard) = process.role { self.shards.get_mut(&shard) } else { None };
-            match shard {
-                Some(Shard { grant, home: Some(home), .. }) => home.keep(process.pid, grant, &mut self.host),
-                Some(Shard { grant, .. }) => {
-                    let own: Vec<u32> = grant.processors().collect();
-                    confine(process.pid, &own, &self.host.processors(grant).1, &[]);
-                }
-                None => confine(process.pid, &[], &shared, &[]),
-            }
-        }
     }
 
     /// Gets a process for a shard from the cheapest source that is at hand.

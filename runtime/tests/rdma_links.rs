@@ -72,7 +72,7 @@ fn two() -> [Host; 2] {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_link_comes_up_and_carries_both_ways() {
     let _alone = alone();
     let [mut left, mut right] = two();
@@ -81,7 +81,7 @@ fn a_link_comes_up_and_carries_both_ways() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn ten_thousand_messages_cross_while_the_wire_is_cut_and_a_queue_pair_forced_into_error() {
     let _alone = alone();
     let [mut left, mut right] = two();
@@ -108,7 +108,7 @@ fn ten_thousand_messages_cross_while_the_wire_is_cut_and_a_queue_pair_forced_int
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_wire_that_is_cut_under_an_idle_link_is_noticed_in_time() {
     let _alone = alone();
     let [mut left, mut right] = two();
@@ -125,7 +125,7 @@ fn a_wire_that_is_cut_under_an_idle_link_is_noticed_in_time() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn messages_cross_a_wire_that_loses_and_delays() {
     let _alone = alone();
     let [mut left, mut right] = two();
@@ -137,7 +137,7 @@ fn messages_cross_a_wire_that_loses_and_delays() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_peer_that_ends_is_noticed_at_once() {
     let _alone = alone();
     let [mut left, mut right] = two();
@@ -200,7 +200,7 @@ impl Bare {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn what_arrived_before_a_break_is_read_even_if_nothing_follows() {
     struct Count(u32);
     impl shard_runtime::inbox::Receiver for Count {
@@ -241,7 +241,7 @@ fn what_arrived_before_a_break_is_read_even_if_nothing_follows() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_wrong_key_or_address_breaks_the_link_by_name_and_writes_nothing() {
     let _alone = alone();
     for change in [
@@ -265,7 +265,7 @@ fn a_wrong_key_or_address_breaks_the_link_by_name_and_writes_nothing() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_key_is_worth_nothing_on_another_queue_pair() {
     let _alone = alone();
     let (mut left, mut right, mut thief) = (Bare::new("rxe0"), Bare::new("rxe1"), Bare::new("rxe0"));
@@ -284,7 +284,7 @@ fn a_key_is_worth_nothing_on_another_queue_pair() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn an_endpoint_message_that_lies_is_refused_by_name() {
     let _alone = alone();
     type Lie = fn(&mut RdmaEnd);
@@ -359,7 +359,7 @@ impl Wired {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn every_status_that_can_be_provoked_has_its_name() {
     let _alone = alone();
     let said = |status: Status, expected: &str| {
@@ -388,7 +388,7 @@ fn every_status_that_can_be_provoked_has_its_name() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_peer_that_is_not_there_is_given_up_by_name() {
     let _alone = alone();
     let (mut left, mut right) = (Bare::new("rxe0"), Bare::new("rxe1"));
@@ -405,7 +405,7 @@ fn a_peer_that_is_not_there_is_given_up_by_name() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn ends_with_different_packets_agree_on_the_smaller() {
     let _alone = alone();
     ip("link set roce1 mtu 1500");
@@ -420,7 +420,7 @@ fn ends_with_different_packets_agree_on_the_smaller() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_device_that_can_not_be_used_says_why() {
     let _alone = alone();
     let why = |device: &str| {
@@ -446,7 +446,7 @@ fn a_device_that_can_not_be_used_says_why() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn too_little_lockable_memory_is_named_with_what_is_needed() {
     let _alone = alone();
     const LIMITED: &str = "SHARD_TEST_LIMITED";
@@ -485,7 +485,7 @@ fn kernel_objects() -> String {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_thousand_connects_and_teardowns_leak_nothing() {
     let _alone = alone();
     let (mut left, mut right) = (Bare::new("rxe0"), Bare::new("rxe1"));
@@ -504,7 +504,7 @@ fn a_thousand_connects_and_teardowns_leak_nothing() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_thousand_links_work_in_one_process() {
     let _alone = alone();
     const LINKS: u16 = 1000;
@@ -561,7 +561,7 @@ fn a_thousand_links_work_in_one_process() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn links_of_both_kinds_live_in_one_shard() {
     let _alone = alone();
     let [mut left, mut right] = two();

@@ -259,7 +259,7 @@ impl<S: Shard> Runner<S> {
             stats.set(Counter::Core, u64::from(core) + 1);
         }
         if welcome.spin_us == 0 {
-            // As above: it may wait for others then.
+            // It sleeps, and may find its processor busy. A refusal leaves it slower, not wrong.
             let _ = slice::shorten();
         }
         let endpoint = Endpoint::new(welcome.shard, config.component().clone(), bell, Some(stats));

@@ -36,7 +36,7 @@ fn done(composer: &Composer, session: &shard_composer::Session, component: &str,
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_shard_with_rdma_links_uses_its_device_and_reaches_no_socket_no_file_and_no_interface() {
     let _alone = alone();
     let attack = attack("");
@@ -49,7 +49,7 @@ fn a_shard_with_rdma_links_uses_its_device_and_reaches_no_socket_no_file_and_no_
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_neighbours_memory_can_not_be_written_with_its_key_or_a_guessed_one() {
     let _alone = alone();
     let attack = attack("");
@@ -71,7 +71,7 @@ fn a_neighbours_memory_can_not_be_written_with_its_key_or_a_guessed_one() {
 }
 
 #[test]
-#[ignore = "needs RDMA devices"]
+#[ignore = "needs RDMA devices: cargo run --release -p soft-roce -- test"]
 fn a_shard_gets_no_more_of_the_device_than_its_group_may_have_and_its_neighbour_still_does() {
     let _alone = alone();
     let attack = attack("");

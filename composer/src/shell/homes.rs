@@ -1,4 +1,5 @@
-//! Keeps the thread of a shard that sleeps on one of the shared processors, its home, as long as it has little to do.
+//! Where the threads of shards belong. That of a shard that sleeps is kept on one of the shared processors, its home, as long
+//! as it has little to do.
 //!
 //! Who composes wakes several sleeping shards one after the other. Where they are at home the kernel looks for no processor,
 //! and those that are composed together are spread over all that there are. One that works a lot would hold up those that
@@ -6,9 +7,10 @@
 //!
 //! Invariant: a home is a processor that nobody has for itself, and it goes back to the host with its shard.
 
-use super::Shell;
-use crate::affinity::{confine, only_on, put};
+use super::{Shard, Shell};
+use crate::affinity::{arrange, confine, only_on};
 use crate::host::Host;
+use crate::processes::Role;
 use crate::resources::Grant;
 use rustix::process::Pid;
 use shard_runtime::id::ShardId;
@@ -62,31 +64,52 @@ impl Home {
         if self.processor.is_none() {
             self.processor = host.settle(grant);
         }
-        // One that is not ready yet is at home, or not there yet.
-        let at_home = self.processor.as_slice();
-        confine(pid, if self.threads.is_empty() { at_home } else { &[] }, &shared, &self.threads);
-        self.place(pid, &shared);
+        self.arrange(pid, &shared);
     }
 
     /// Roams over the `shared` processors if it works a lot, and returns when it does not any more.
     fn weigh(&mut self, permille: u32, pid: u32, shared: &[u32]) {
         let roams = permille > if self.roams { RETURNS_PERMILLE } else { ROAMS_PERMILLE };
         if std::mem::replace(&mut self.roams, roams) != roams {
-            // Threads that its thread has started began where that was at home.
-            confine(pid, &[], shared, &self.threads);
-            self.place(pid, shared);
+            self.arrange(pid, shared);
         }
     }
 
-    fn place(&self, pid: u32, shared: &[u32]) {
-        match self.processor.filter(|_| !self.roams) {
-            Some(processor) => put(pid, &self.threads, &[processor]),
-            None => put(pid, &self.threads, shared),
-        }
+    /// Sends its thread home, or lets it roam. The others run anywhere: those too that its thread has started at home.
+    fn arrange(&self, pid: u32, shared: &[u32]) {
+        let processor = self.processor.as_slice();
+        // One that is not ready yet is at home, or not there yet.
+        let own = if self.threads.is_empty() { processor } else { &[] };
+        let home = if self.roams || processor.is_empty() { shared } else { processor };
+        arrange(pid, own, shared, &self.threads, home);
     }
 }
 
 impl Shell {
+    /// Moves the threads of all processes to where they belong, if that has changed.
+    pub(super) fn move_threads(&mut self) {
+        if !std::mem::take(&mut self.shared_changed) {
+            return;
+        }
+        if let Some(interrupts) = &mut self.interrupts {
+            let grants = self.shards.values().map(|shard| &shard.grant);
+            interrupts.keep_off(grants.flat_map(Grant::processors).collect());
+        }
+        let shared = self.host.shared();
+        for process in self.processes.iter().filter(|process| process.pid != 0) {
+            let shard =
+                if let Role::Shard(shard) = process.role { self.shards.get_mut(&shard) } else { None };
+            match shard {
+                Some(Shard { grant, home: Some(home), .. }) => home.keep(process.pid, grant, &mut self.host),
+                Some(Shard { grant, .. }) => {
+                    let own: Vec<u32> = grant.processors().collect();
+                    confine(process.pid, &own, &self.host.processors(grant).1);
+                }
+                None => confine(process.pid, &[], &shared),
+            }
+        }
+    }
+
     /// Lets a shard roam or return by the load that was measured last.
     pub(super) fn weigh_home(&mut self, shard: ShardId) {
         let Some(pid) = self.process_of(shard).map(|process| process.pid) else { return };

@@ -127,6 +127,7 @@ fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64
     let open = OpenSessions::default();
     std::thread::scope(|scope| {
         let ender = scope.spawn(|| open.end_all());
+        let open = Adder(&open);
         let mut outcomes = Vec::new();
         let mut asker = composer.asker();
         let mut next = arrivals.iter().enumerate().peekable();
@@ -158,61 +159,80 @@ fn play(composer: &Composer, composition: &str, arrivals: &[Arrival], speed: f64
             }
             open.add(more);
         }
-        open.no_more();
+        drop(open);
         outcomes.extend(ender.join().expect("it only ends sessions"));
         outcomes
     })
 }
 
-/// The sessions that are open, and whether more will come.
+/// The sessions that are open.
 #[derive(Default)]
 struct OpenSessions {
-    sessions: Mutex<(BinaryHeap<Reverse<Ending>>, bool)>,
+    ends: Mutex<Ends>,
     sooner: Condvar,
 }
 
-impl OpenSessions {
+/// The next end first.
+#[derive(Default)]
+struct Ends {
+    endings: BinaryHeap<Reverse<Ending>>,
+    /// No more will come.
+    complete: bool,
+}
+
+impl Ends {
+    fn next(&self) -> Option<Instant> {
+        self.endings.peek().map(|Reverse(ending)| ending.at)
+    }
+}
+
+/// Who adds sessions. Without it no more come, whatever ended it.
+struct Adder<'a>(&'a OpenSessions);
+
+impl Adder<'_> {
     /// The ender is woken only if one of them ends before all that it knows.
     fn add(&self, more: Vec<Ending>) {
-        let mut sessions = self.lock();
-        let first = |sessions: &BinaryHeap<Reverse<Ending>>| sessions.peek().map(|Reverse(ending)| ending.at);
-        let before = first(&sessions.0);
-        sessions.0.extend(more.into_iter().map(Reverse));
-        if first(&sessions.0) != before {
-            self.sooner.notify_one();
+        let mut ends = self.0.lock();
+        let before = ends.next();
+        ends.endings.extend(more.into_iter().map(Reverse));
+        if ends.next() != before {
+            self.0.sooner.notify_one();
         }
     }
+}
 
-    fn no_more(&self) {
-        self.lock().1 = true;
-        self.sooner.notify_one();
+impl Drop for Adder<'_> {
+    fn drop(&mut self) {
+        self.0.lock().complete = true;
+        self.0.sooner.notify_one();
     }
+}
 
+impl OpenSessions {
     /// Ends sessions when it is time, until no more come.
     fn end_all(&self) -> Vec<Served> {
         let mut outcomes = Vec::new();
-        let mut sessions = self.lock();
+        let mut ends = self.lock();
         loop {
             let now = Instant::now();
-            let next = sessions.0.peek().map(|Reverse(ending)| ending.at);
-            sessions = match next {
-                None if sessions.1 => return outcomes,
-                None => self.sooner.wait(sessions).unwrap_or_else(PoisonError::into_inner),
+            ends = match ends.next() {
+                None if ends.complete => return outcomes,
+                None => self.sooner.wait(ends).unwrap_or_else(PoisonError::into_inner),
                 Some(at) if at <= now => {
-                    let Reverse(ending) = sessions.0.pop().expect("it was just looked at");
-                    drop(sessions);
+                    let Reverse(ending) = ends.endings.pop().expect("it was just looked at");
+                    drop(ends);
                     outcomes.push(end(ending));
                     self.lock()
                 }
                 Some(at) => {
-                    self.sooner.wait_timeout(sessions, at - now).unwrap_or_else(PoisonError::into_inner).0
+                    self.sooner.wait_timeout(ends, at - now).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (BinaryHeap<Reverse<Ending>>, bool)> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
